@@ -1,0 +1,290 @@
+//! The keyspace: shards by key hash, each with its own lock, each with one table per database.
+//!
+//! A caller locks the shards of the keys that it is going to touch ([`Keyspace::lock`]), looks at them through a
+//! [`KeysView`], and unlocks by dropping the guard. Shards are locked in rising order, so two callers cannot wait for
+//! each other.
+
+pub mod entry;
+mod snapshot;
+pub(crate) mod table;
+mod view;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, MutexGuard};
+use smallvec::SmallVec;
+
+pub use entry::{EntryRef, Value, ValueRef};
+pub use snapshot::{EncodeFn, SnapshotWalk, WalkStep};
+pub use table::{Cursor, Place, Table};
+pub use view::{Absent, ExpiredKeys, Expiry, KeysView};
+
+use entry::Slot;
+
+/// Bits of the hash that choose the shard; see `table`'s head.
+const SHARD_SHIFT: u32 = 16;
+/// At most 2^10 shards.
+pub const SHARDS_MAX: usize = 1 << 10;
+
+/// Flags of the connections that WATCH a key.
+type Watchers = SmallVec<[Arc<AtomicBool>; 2]>;
+
+/// Counters of one shard, for INFO.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct ShardStats {
+    pub hits: u64,
+    pub misses: u64,
+    pub expired: u64,
+}
+
+/// What one lock protects.
+#[derive(Debug, Default)]
+pub struct Shard {
+    pub(crate) dbs: Vec<Table>,
+    watched: hashbrown::HashMap<(u16, Box<[u8]>), Watchers, std::hash::BuildHasherDefault<siphasher::sip::SipHasher13>>,
+    pub(crate) snapshot: snapshot::ShardSnapshot,
+    pub(crate) stats: ShardStats,
+}
+
+impl Shard {
+    /// Tells those who WATCH this key that it changed.
+    #[inline]
+    fn touch(&mut self, db: usize, key: &[u8]) {
+        if !self.watched.is_empty() {
+            self.touch_watched(db, key);
+        }
+    }
+
+    fn touch_watched(&mut self, db: usize, key: &[u8]) {
+        if let Some(watchers) = self.watched.get(&(db as u16, Box::from(key))) {
+            watchers.iter().for_each(|flag| flag.store(true, Ordering::Release));
+        }
+    }
+
+    /// Databases that hold keys are as many as were used; missing ones are empty.
+    pub fn table(&self, db: usize) -> Option<&Table> {
+        self.dbs.get(db)
+    }
+}
+
+/// All data of a server.
+pub struct Keyspace {
+    shards: Box<[Mutex<Shard>]>,
+    databases: usize,
+    seed: [u64; 2],
+}
+
+impl std::fmt::Debug for Keyspace {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keyspace").field("shards", &self.shards.len()).field("databases", &self.databases).finish()
+    }
+}
+
+impl Keyspace {
+    /// `shards`: a power of two up to [`SHARDS_MAX`]. `seed` keys the hash, so that nobody outside can make keys collide.
+    pub fn new(shards: usize, databases: usize, seed: [u64; 2]) -> Self {
+        assert!(shards.is_power_of_two() && shards <= SHARDS_MAX, "the number of shards is a power of two");
+        let shards = (0..shards)
+            .map(|_| Mutex::new(Shard { dbs: (0..databases).map(|_| Table::default()).collect(), ..Shard::default() }))
+            .collect();
+        Self { shards, databases, seed }
+    }
+
+    pub fn databases(&self) -> usize {
+        self.databases
+    }
+
+    pub fn shard_count(&self) -> usize {
+        self.shards.len()
+    }
+
+    #[inline]
+    pub fn hash(&self, key: &[u8]) -> u64 {
+        use std::hash::Hasher;
+        let mut hasher = siphasher::sip::SipHasher13::new_with_keys(self.seed[0], self.seed[1]);
+        hasher.write(key);
+        hasher.finish()
+    }
+
+    #[inline]
+    pub fn shard_of(&self, hash: u64) -> usize {
+        (hash >> SHARD_SHIFT) as usize & (self.shards.len() - 1)
+    }
+
+    /// Locks one shard.
+    #[inline]
+    pub fn lock_one(&self, shard: usize) -> Locked<'_> {
+        Locked { guards: Guards::One(shard, self.shards[shard].lock()) }
+    }
+
+    pub fn lock_all(&self) -> Locked<'_> {
+        if self.shards.len() == 1 {
+            return self.lock_one(0);
+        }
+        Locked { guards: Guards::Many(self.shards.iter().enumerate().map(|(i, s)| (i, s.lock())).collect()) }
+    }
+
+    /// Locks these shards; the numbers are sorted here and may repeat.
+    pub fn lock_some(&self, shards: &mut SmallVec<[usize; 8]>) -> Locked<'_> {
+        shards.sort_unstable();
+        shards.dedup();
+        match shards[..] {
+            [one] => self.lock_one(one),
+            _ => Locked { guards: Guards::Many(shards.iter().map(|&i| (i, self.shards[i].lock())).collect()) },
+        }
+    }
+
+    /// The shard's lock itself: for walkers that take it often and briefly.
+    pub fn shard(&self, number: usize) -> &Mutex<Shard> {
+        &self.shards[number]
+    }
+
+    /// Brings the cache lines of a key's bucket, then of its entry, closer. Takes the lock only if it is free.
+    #[inline]
+    pub fn prefetch(&self, db: usize, hashes: &[u64]) {
+        if self.shards.len() == 1 {
+            if let Some(shard) = self.shards[0].try_lock() {
+                let table = &shard.dbs[db];
+                hashes.iter().for_each(|&h| table.prefetch_bucket(h));
+                hashes.iter().for_each(|&h| table.prefetch_entry(h));
+            }
+            return;
+        }
+        for &hash in hashes {
+            if let Some(shard) = self.shards[self.shard_of(hash)].try_lock() {
+                shard.dbs[db].prefetch_bucket(hash);
+            }
+        }
+        for &hash in hashes {
+            if let Some(shard) = self.shards[self.shard_of(hash)].try_lock() {
+                shard.dbs[db].prefetch_entry(hash);
+            }
+        }
+    }
+
+    /// Keys and keys with an expiry in a database.
+    pub fn sizes(&self, db: usize) -> (usize, usize) {
+        self.shards.iter().fold((0, 0), |(len, expiring), shard| {
+            let shard = shard.lock();
+            (len + shard.dbs[db].len(), expiring + shard.dbs[db].expiring())
+        })
+    }
+
+    /// Keys in all databases.
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|s| s.lock().dbs.iter().map(Table::len).sum::<usize>()).sum()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sums of the shards' counters.
+    pub fn stats(&self) -> ShardStats {
+        self.shards.iter().fold(ShardStats::default(), |sum, shard| {
+            let s = shard.lock().stats;
+            ShardStats { hits: sum.hits + s.hits, misses: sum.misses + s.misses, expired: sum.expired + s.expired }
+        })
+    }
+
+    pub fn reset_stats(&self) {
+        self.shards.iter().for_each(|s| s.lock().stats = ShardStats::default());
+    }
+
+    /// Puts an entry that is being loaded; `false` when the key is there already.
+    pub fn load(&self, db: usize, key: &[u8], value: Value, expires_ms: Option<u64>, access: u32) -> bool {
+        let hash = self.hash(key);
+        let mut shard = self.shards[self.shard_of(hash)].lock();
+        let parity = shard.snapshot.parity();
+        let table = &mut shard.dbs[db];
+        if table.find(hash, key).is_some() {
+            return false;
+        }
+        let mut slot = Slot::new(table::tag(hash), key, value, expires_ms);
+        slot.get_mut().set_parity(parity);
+        slot.get_mut().set_access(access);
+        table.insert(hash, slot, |key| self.hash(key));
+        true
+    }
+
+    /// Asks to be told when a key changes, is removed or expires.
+    pub fn watch(&self, db: usize, key: &[u8], flag: &Arc<AtomicBool>) {
+        let mut shard = self.shards[self.shard_of(self.hash(key))].lock();
+        shard.watched.entry((db as u16, key.into())).or_default().push(Arc::clone(flag));
+    }
+
+    pub fn unwatch(&self, db: usize, key: &[u8], flag: &Arc<AtomicBool>) {
+        let mut shard = self.shards[self.shard_of(self.hash(key))].lock();
+        if let hashbrown::hash_map::Entry::Occupied(mut watchers) = shard.watched.entry((db as u16, key.into())) {
+            watchers.get_mut().retain(|w| !Arc::ptr_eq(w, flag));
+            if watchers.get().is_empty() {
+                watchers.remove();
+            }
+        }
+    }
+
+    /// Replaces all data by another keyspace's, with the same seed and number of shards, and returns what was here.
+    /// WATCHers of keys that were or are there are told.
+    pub fn swap(&self, other: &Keyspace) {
+        assert!(self.seed == other.seed && self.shards.len() == other.shards.len(), "keyspaces of one shape");
+        let mut mine = self.lock_all();
+        let mut theirs = other.lock_all();
+        for shard in 0..self.shards.len() {
+            let (mine, theirs) = (mine.shard_mut(shard), theirs.shard_mut(shard));
+            mine.snapshot.abort();
+            std::mem::swap(&mut mine.dbs, &mut theirs.dbs);
+            let parity = mine.snapshot.parity();
+            if parity != theirs.snapshot.parity() {
+                mine.snapshot.set_parity(!parity);
+                theirs.snapshot.set_parity(parity);
+            }
+            mine.watched.values().flatten().for_each(|flag| flag.store(true, Ordering::Release));
+        }
+    }
+}
+
+#[derive(Debug)]
+enum Guards<'k> {
+    One(usize, MutexGuard<'k, Shard>),
+    Many(Vec<(usize, MutexGuard<'k, Shard>)>),
+}
+
+/// Locked shards.
+#[derive(Debug)]
+pub struct Locked<'k> {
+    guards: Guards<'k>,
+}
+
+impl Locked<'_> {
+    /// The shard must be among the locked ones: a command that touches a key which its [`crate::Spec`] does not name
+    /// is a bug, and stops the server rather than racing.
+    #[inline]
+    pub(crate) fn shard_mut(&mut self, shard: usize) -> &mut Shard {
+        match &mut self.guards {
+            Guards::One(number, guard) => {
+                assert!(*number == shard, "a command touches only keys that its key positions name");
+                guard
+            }
+            Guards::Many(guards) => {
+                let at = if guards.get(shard).is_some_and(|g| g.0 == shard) {
+                    shard
+                } else {
+                    guards
+                        .binary_search_by_key(&shard, |g| g.0)
+                        .expect("a command touches only keys that its key positions name")
+                };
+                &mut guards[at].1
+            }
+        }
+    }
+
+    /// Every locked shard.
+    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Shard> {
+        let (one, many) = match &mut self.guards {
+            Guards::One(_, guard) => (Some(&mut **guard), [].iter_mut()),
+            Guards::Many(guards) => (None, guards.iter_mut()),
+        };
+        one.into_iter().chain(many.map(|(_, guard)| &mut **guard))
+    }
+}

@@ -1,0 +1,465 @@
+//! The table of one database in one shard: an extendible hash table of small segments ordered by hash prefix.
+//!
+//! ```text
+//! hash bits   63 ………………… 32   31 … 26   25 … 16   15 ………………… 0
+//!             directory prefix            shard      tag: low 6 bits = home bucket, all 16 stored in the slot
+//! ```
+//!
+//! A segment has 64 buckets of 8 slots (one cache line each). An entry lies in its home bucket, in the bucket behind
+//! it, or in the segment's overflow list - so a visit of a *home position* looks at three places and finds everything.
+//! A full segment splits in two by the next bit of the prefix: the cost of growing is bounded by one segment, there is
+//! no rehash of the whole.
+//!
+//! [`Cursor`] is a position in hash order (prefix, then home bucket). Entries never move to an earlier position that
+//! was not visited, so SCAN, the snapshot and active expiry, which all go by cursor, may see an entry twice after a
+//! split but never miss one.
+
+use super::entry::{EntryMut, EntryRef, Slot, prefetch};
+
+const BUCKETS: usize = 64;
+const SLOTS: usize = 8;
+/// A segment splits when more entries than this found no place in their two buckets.
+const OVERFLOW_MAX: usize = 12;
+/// Splits end here, so that keys of equal hash prefix (an attack, or one in 2^20 segments) grow an overflow list
+/// instead of doubling the directory for ever.
+const DEPTH_MAX: u32 = 24;
+
+type Bucket = [Option<Slot>; SLOTS];
+
+#[repr(align(64))]
+struct Buckets([Bucket; BUCKETS]);
+
+struct Segment {
+    buckets: Box<Buckets>,
+    overflow: Vec<Slot>,
+    /// Leading prefix bits that all entries share.
+    depth: u32,
+    len: u32,
+    expiring: u32,
+}
+
+impl Segment {
+    fn new(depth: u32) -> Self {
+        let buckets = Box::new(Buckets(std::array::from_fn(|_| [const { None }; SLOTS])));
+        Self { buckets, overflow: Vec::new(), depth, len: 0, expiring: 0 }
+    }
+}
+
+impl Segment {
+    /// The position behind this one: the next bucket, or the next segment.
+    fn next_position(&self, cursor: Cursor) -> Option<Cursor> {
+        let (prefix, bucket) = cursor.parts();
+        if self.len > 0 && bucket + 1 < BUCKETS { Some(Cursor(cursor.0 + 1)) } else { self.behind(prefix) }
+    }
+
+    /// The first position behind this segment, of which `prefix` is one.
+    fn behind(&self, prefix: u32) -> Option<Cursor> {
+        let width = 1u64 << (32 - self.depth);
+        let next = (u64::from(prefix) / width + 1) * width;
+        (next < 1 << 32).then_some(Cursor(next << BUCKETS.ilog2()))
+    }
+}
+
+/// Where an entry lies; valid until the table changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    segment: u32,
+    /// Bucket, or BUCKETS for the overflow list.
+    bucket: u16,
+    slot: u16,
+}
+
+/// A position in hash order. 0 is the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub struct Cursor(u64);
+
+impl Cursor {
+    pub const BITS: u32 = 32 + BUCKETS.ilog2();
+
+    pub fn from_bits(bits: u64) -> Self {
+        Self(bits & ((1 << Self::BITS) - 1))
+    }
+
+    pub fn bits(self) -> u64 {
+        self.0
+    }
+
+    fn parts(self) -> (u32, usize) {
+        ((self.0 >> BUCKETS.ilog2()) as u32, self.0 as usize % BUCKETS)
+    }
+}
+
+#[inline]
+fn prefix(hash: u64) -> u32 {
+    (hash >> 32) as u32
+}
+
+#[inline]
+pub(crate) fn tag(hash: u64) -> u16 {
+    hash as u16
+}
+
+#[inline]
+fn home(tag: u16) -> usize {
+    tag as usize % BUCKETS
+}
+
+#[derive(Default)]
+pub struct Table {
+    /// 2^depth segment numbers by prefix; empty as long as the table is.
+    directory: Vec<u32>,
+    segments: Vec<Segment>,
+    depth: u32,
+    len: usize,
+    expiring: usize,
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table").field("len", &self.len).field("segments", &self.segments.len()).finish()
+    }
+}
+
+impl Table {
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Entries that have an expiry.
+    pub fn expiring(&self) -> usize {
+        self.expiring
+    }
+
+    /// Bytes of directory and segments, without the entries.
+    pub fn overhead(&self) -> usize {
+        self.directory.capacity() * size_of::<u32>()
+            + self.segments.capacity() * size_of::<Segment>()
+            + self.segments.len() * size_of::<Buckets>()
+            + self.segments.iter().map(|s| s.overflow.capacity() * size_of::<Slot>()).sum::<usize>()
+    }
+
+    #[inline]
+    fn segment_of(&self, prefix: u32) -> Option<usize> {
+        // A shift by 32 (depth 0) is out of range for u32: go through u64.
+        let at = (u64::from(prefix) << self.depth >> 32) as usize;
+        self.directory.get(at).map(|&n| n as usize)
+    }
+
+    /// Asks for the bucket's cache line; the entry's follows by [`Table::prefetch_entry`].
+    #[inline]
+    pub fn prefetch_bucket(&self, hash: u64) {
+        if let Some(segment) = self.segment_of(prefix(hash)) {
+            prefetch(&raw const self.segments[segment].buckets.0[home(tag(hash))]);
+        }
+    }
+
+    #[inline]
+    pub fn prefetch_entry(&self, hash: u64) {
+        if let Some(segment) = self.segment_of(prefix(hash)) {
+            let tag = tag(hash);
+            if let Some(slot) = self.segments[segment].buckets.0[home(tag)].iter().flatten().find(|s| s.tag() == tag) {
+                slot.prefetch();
+            }
+        }
+    }
+
+    #[inline]
+    pub fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
+        let number = self.segment_of(prefix(hash))?;
+        let segment = &self.segments[number];
+        let tag = tag(hash);
+        let matches = |slot: &Slot| slot.tag() == tag && slot.get().key() == key;
+        for bucket in [home(tag), (home(tag) + 1) % BUCKETS] {
+            for (i, slot) in segment.buckets.0[bucket].iter().enumerate() {
+                if slot.as_ref().is_some_and(matches) {
+                    return Some(Place { segment: number as u32, bucket: bucket as u16, slot: i as u16 });
+                }
+            }
+        }
+        let i = segment.overflow.iter().position(matches)?;
+        Some(Place { segment: number as u32, bucket: BUCKETS as u16, slot: i as u16 })
+    }
+
+    #[inline]
+    fn slot(&self, place: Place) -> &Slot {
+        let segment = &self.segments[place.segment as usize];
+        if place.bucket as usize == BUCKETS {
+            &segment.overflow[place.slot as usize]
+        } else {
+            segment.buckets.0[place.bucket as usize][place.slot as usize].as_ref().expect("a place holds an entry")
+        }
+    }
+
+    #[inline]
+    fn slot_mut(&mut self, place: Place) -> &mut Slot {
+        let segment = &mut self.segments[place.segment as usize];
+        if place.bucket as usize == BUCKETS {
+            &mut segment.overflow[place.slot as usize]
+        } else {
+            segment.buckets.0[place.bucket as usize][place.slot as usize].as_mut().expect("a place holds an entry")
+        }
+    }
+
+    #[inline]
+    pub fn at(&self, place: Place) -> EntryRef<'_> {
+        self.slot(place).get()
+    }
+
+    /// The entry, to be changed; its expiry is changed by [`Table::set_expires_ms`], which counts.
+    #[inline]
+    pub fn at_mut(&mut self, place: Place) -> EntryMut<'_> {
+        self.slot_mut(place).get_mut()
+    }
+
+    fn count_expiring(&mut self, segment: u32, before: bool, after: bool) {
+        let delta = i32::from(after) - i32::from(before);
+        self.expiring = self.expiring.wrapping_add_signed(delta as isize);
+        let count = &mut self.segments[segment as usize].expiring;
+        *count = count.wrapping_add_signed(delta);
+    }
+
+    pub fn set_expires_ms(&mut self, place: Place, expires_ms: Option<u64>) {
+        let before = self.at(place).expires_ms().is_some();
+        self.at_mut(place).set_expires_ms(expires_ms);
+        self.count_expiring(place.segment, before, expires_ms.is_some());
+    }
+
+    /// Puts a new entry in the place of an old one of the same key; returns the old.
+    pub fn replace(&mut self, place: Place, slot: Slot) -> Slot {
+        let before = self.at(place).expires_ms().is_some();
+        let after = slot.get().expires_ms().is_some();
+        let old = std::mem::replace(self.slot_mut(place), slot);
+        self.count_expiring(place.segment, before, after);
+        old
+    }
+
+    /// Adds an entry whose key is not in the table; `hash` is its key's and the slot was made with [`tag`] of it.
+    /// `rehash` gives any key's hash, for splits.
+    pub fn insert(&mut self, hash: u64, slot: Slot, rehash: impl Fn(&[u8]) -> u64) -> Place {
+        if self.directory.is_empty() {
+            self.segments.push(Segment::new(0));
+            self.directory.push(0);
+        }
+        let expires = slot.get().expires_ms().is_some();
+        let place = loop {
+            let number = self.segment_of(prefix(hash)).expect("the directory covers every prefix");
+            let segment = &mut self.segments[number];
+            if let Some((bucket, i)) = free_slot(segment, home(slot.tag())) {
+                segment.buckets.0[bucket][i] = Some(slot);
+                break Place { segment: number as u32, bucket: bucket as u16, slot: i as u16 };
+            }
+            if segment.overflow.len() < OVERFLOW_MAX || segment.depth >= DEPTH_MAX {
+                segment.overflow.push(slot);
+                let i = segment.overflow.len() - 1;
+                break Place { segment: number as u32, bucket: BUCKETS as u16, slot: i as u16 };
+            }
+            self.split(number, &rehash);
+        };
+        self.len += 1;
+        self.segments[place.segment as usize].len += 1;
+        self.count_expiring(place.segment, false, expires);
+        place
+    }
+
+    pub fn remove(&mut self, place: Place) -> Slot {
+        let segment = &mut self.segments[place.segment as usize];
+        let slot = if place.bucket as usize == BUCKETS {
+            segment.overflow.swap_remove(place.slot as usize)
+        } else {
+            segment.buckets.0[place.bucket as usize][place.slot as usize].take().expect("a place holds an entry")
+        };
+        segment.len -= 1;
+        self.len -= 1;
+        self.count_expiring(place.segment, slot.get().expires_ms().is_some(), false);
+        slot
+    }
+
+    fn split(&mut self, number: usize, rehash: &impl Fn(&[u8]) -> u64) {
+        let depth = self.segments[number].depth + 1;
+        if depth > self.depth {
+            self.directory = self.directory.iter().flat_map(|&n| [n, n]).collect();
+            self.depth += 1;
+        }
+        let old = std::mem::replace(&mut self.segments[number], Segment::new(depth));
+        let sibling = self.segments.len();
+        self.segments.push(Segment::new(depth));
+        let mut sample = None;
+        for slot in old.buckets.0.into_iter().flatten().chain(old.overflow.into_iter().map(Some)).flatten() {
+            let hash = rehash(slot.get().key());
+            sample = Some(prefix(hash));
+            let upper = prefix(hash) >> (32 - depth) & 1 == 1;
+            let segment = &mut self.segments[if upper { sibling } else { number }];
+            segment.len += 1;
+            segment.expiring += u32::from(slot.get().expires_ms().is_some());
+            match free_slot(segment, home(slot.tag())) {
+                Some((bucket, i)) => segment.buckets.0[bucket][i] = Some(slot),
+                None => segment.overflow.push(slot),
+            }
+        }
+        // The upper half of the directory range of the old segment now points to the sibling.
+        let shared = sample.expect("a segment that splits is full") >> (32 - depth) | 1;
+        let width = 1usize << (self.depth - depth);
+        let first = (shared as usize) << (self.depth - depth);
+        self.directory[first..first + width].fill(sibling as u32);
+    }
+
+    /// Visits every entry whose home is at `cursor`; returns the next position, `None` at the end. `skip_steady`:
+    /// passes over segments without expiring entries at once.
+    pub fn visit(&mut self, cursor: Cursor, skip_steady: bool, mut f: impl FnMut(Place, EntryMut<'_>)) -> Option<Cursor> {
+        let (prefix, bucket) = cursor.parts();
+        let number = self.segment_of(prefix)?;
+        let segment = &mut self.segments[number];
+        let idle = segment.len == 0 || (skip_steady && segment.expiring == 0);
+        if !idle {
+            for at in [bucket, (bucket + 1) % BUCKETS] {
+                for (i, slot) in segment.buckets.0[at].iter_mut().enumerate() {
+                    if let Some(slot) = slot.as_mut().filter(|s| home(s.tag()) == bucket) {
+                        let place = Place { segment: number as u32, bucket: at as u16, slot: i as u16 };
+                        f(place, slot.get_mut());
+                    }
+                }
+            }
+            for (i, slot) in segment.overflow.iter_mut().enumerate().filter(|(_, s)| home(s.tag()) == bucket) {
+                f(Place { segment: number as u32, bucket: BUCKETS as u16, slot: i as u16 }, slot.get_mut());
+            }
+        }
+        if idle { segment.behind(prefix) } else { segment.next_position(cursor) }
+    }
+
+    /// As [`Table::visit`], to look only.
+    pub fn peek_at<'t>(&'t self, cursor: Cursor, mut f: impl FnMut(EntryRef<'t>)) -> Option<Cursor> {
+        let (prefix, bucket) = cursor.parts();
+        let segment = &self.segments[self.segment_of(prefix)?];
+        if segment.len > 0 {
+            let near = [bucket, (bucket + 1) % BUCKETS].into_iter().flat_map(|at| segment.buckets.0[at].iter().flatten());
+            near.chain(&segment.overflow).filter(|s| home(s.tag()) == bucket).for_each(|s| f(s.get()));
+        }
+        segment.next_position(cursor)
+    }
+
+    /// Every entry, in no order that callers may rely on.
+    pub fn iter(&self) -> impl Iterator<Item = EntryRef<'_>> {
+        self.segments
+            .iter()
+            .flat_map(|s| s.buckets.0.iter().flatten().flatten().chain(s.overflow.iter()))
+            .map(Slot::get)
+    }
+}
+
+/// A free slot for an entry of this home: there, behind it, or by moving on one entry that lies behind its place.
+fn free_slot(segment: &mut Segment, home_bucket: usize) -> Option<(usize, usize)> {
+    let next = (home_bucket + 1) % BUCKETS;
+    for bucket in [home_bucket, next] {
+        if let Some(i) = segment.buckets.0[bucket].iter().position(Option::is_none) {
+            return Some((bucket, i));
+        }
+    }
+    // Both are full: an entry of the second bucket that is at home there may move one on.
+    let after = (next + 1) % BUCKETS;
+    let free = segment.buckets.0[after].iter().position(Option::is_none)?;
+    let i = segment.buckets.0[next].iter().position(|s| s.as_ref().is_some_and(|s| home(s.tag()) == next))?;
+    segment.buckets.0[after][free] = segment.buckets.0[next][i].take();
+    Some((next, i))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::entry::ValueRef;
+    use super::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn hash(key: &[u8]) -> u64 {
+        use std::hash::Hasher;
+        let mut hasher = siphasher::sip::SipHasher13::new_with_keys(1, 2);
+        hasher.write(key);
+        hasher.finish()
+    }
+
+    fn put(table: &mut Table, key: &[u8], value: &[u8]) {
+        let h = hash(key);
+        match table.find(h, key) {
+            Some(place) => table.at_mut(place).set_str(value),
+            None => {
+                table.insert(h, Slot::new_str(tag(h), key, value, None), hash);
+            }
+        }
+    }
+
+    #[test]
+    fn a_table_behaves_like_a_map_while_it_grows_and_shrinks() {
+        let (mut table, mut model) = (Table::default(), BTreeMap::new());
+        for i in 0..60_000u32 {
+            let key = format!("key:{}", i.wrapping_mul(2654435761) % 40_000).into_bytes();
+            if i % 3 == 0 {
+                let gone = table.find(hash(&key), &key).map(|p| table.remove(p));
+                assert_eq!(gone.is_some(), model.remove(&key).is_some());
+            } else {
+                put(&mut table, &key, &i.to_be_bytes());
+                model.insert(key, i);
+            }
+        }
+        assert_eq!(table.len(), model.len());
+        for (key, value) in &model {
+            let place = table.find(hash(key), key).expect("the key is there");
+            assert!(matches!(table.at(place).value(), ValueRef::Str(v) if v == value.to_be_bytes()));
+        }
+        assert_eq!(table.iter().count(), model.len());
+    }
+
+    #[test]
+    fn a_scan_sees_every_entry_that_is_there_throughout_while_the_table_splits() {
+        let mut table = Table::default();
+        let steady: Vec<_> = (0..5_000).map(|i| format!("steady:{i}").into_bytes()).collect();
+        steady.iter().for_each(|key| put(&mut table, key, b"v"));
+        let (mut seen, mut cursor, mut n) = (BTreeSet::new(), Some(Cursor::default()), 0);
+        while let Some(at) = cursor {
+            cursor = table.visit(at, false, |_, entry| {
+                seen.insert(entry.as_ref().key().to_vec());
+            });
+            for _ in 0..20 {
+                n += 1;
+                put(&mut table, format!("new:{n}").as_bytes(), b"v");
+            }
+        }
+        assert!(steady.iter().all(|key| seen.contains(key)));
+    }
+
+    #[test]
+    fn expiring_entries_are_counted_through_splits_and_skipped_when_there_are_none() {
+        let mut table = Table::default();
+        for i in 0..10_000 {
+            let key = format!("k{i}").into_bytes();
+            put(&mut table, &key, b"v");
+            if i % 10 == 0 {
+                let place = table.find(hash(&key), &key).unwrap();
+                table.set_expires_ms(place, Some(1));
+            }
+        }
+        assert_eq!(table.expiring(), 1000);
+        let mut place = None;
+        let mut cursor = Some(Cursor::default());
+        while let Some(at) = cursor {
+            cursor = table.visit(at, true, |p, e| {
+                if e.as_ref().expires_ms().is_some() {
+                    place = Some(p);
+                }
+            });
+        }
+        table.set_expires_ms(place.unwrap(), None);
+        assert_eq!(table.expiring(), 999);
+    }
+
+    #[test]
+    fn equal_hashes_end_in_the_overflow_list_not_in_an_endless_split() {
+        let mut table = Table::default();
+        for i in 0..2_000u32 {
+            table.insert(42, Slot::new_str(tag(42), &i.to_be_bytes(), b"", None), |_| 42);
+        }
+        assert_eq!(table.len(), 2_000);
+        assert!(table.find(42, &1_999u32.to_be_bytes()).is_some());
+    }
+}

@@ -1,0 +1,673 @@
+//! [`KeysView`]: one database through the locked shards, the only way a command touches data.
+
+use super::entry::{EntryRef, Slot, Value, ValueRef};
+use super::table::{self, Cursor, Place};
+use super::{Keyspace, Locked, Shard};
+use crate::types::{Kind, Object};
+use crate::{CommandError, Effects, Limits, access};
+
+/// What happens to a key whose time has passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpiredKeys {
+    /// On a master: it is deleted where it is met, and the deletion is propagated.
+    Delete,
+    /// For clients of a replica: it is treated as absent and stays until the master says DEL.
+    Hide,
+    /// For the replication stream and for loading: it is there.
+    Keep,
+}
+
+/// What [`KeysView::edit`] does where there is no key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Absent {
+    Create,
+    Skip,
+}
+
+/// What becomes of a key's expiry when its value is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    Clear,
+    Keep,
+    /// Unix time in ms.
+    At(u64),
+}
+
+/// The data as one command sees it. Whatever a method changes is counted in [`KeysView::changes`], told to WATCHers
+/// and handed to a running snapshot first.
+#[derive(Debug)]
+pub struct KeysView<'a> {
+    keyspace: &'a Keyspace,
+    locked: Locked<'a>,
+    limits: &'a Limits,
+    db: usize,
+    expired: ExpiredKeys,
+    now_ms: u64,
+    /// Deleted because their time had passed: to be propagated in front of the command.
+    lazily_deleted: Vec<(usize, Box<[u8]>)>,
+    changes: u64,
+    /// Address, length and hash of the key that was hashed last: the dispatcher has hashed it already.
+    last_hash: (*const u8, usize, u64),
+}
+
+impl<'a> KeysView<'a> {
+    pub fn new(
+        keyspace: &'a Keyspace,
+        locked: Locked<'a>,
+        limits: &'a Limits,
+        db: usize,
+        expired: ExpiredKeys,
+        now_ms: u64,
+    ) -> Self {
+        Self {
+            keyspace,
+            locked,
+            limits,
+            db,
+            expired,
+            now_ms,
+            lazily_deleted: Vec::new(),
+            changes: 0,
+            last_hash: (std::ptr::null(), 0, 0),
+        }
+    }
+
+    /// Says that `key` (this very slice) has this hash.
+    #[inline]
+    pub fn hint_hash(&mut self, key: &[u8], hash: u64) {
+        self.last_hash = (key.as_ptr(), key.len(), hash);
+    }
+
+    /// The locks, for the next command of a transaction.
+    pub fn into_locked(self) -> Locked<'a> {
+        self.locked
+    }
+
+    #[inline]
+    fn hash(&mut self, key: &[u8]) -> u64 {
+        if (key.as_ptr(), key.len()) == (self.last_hash.0, self.last_hash.1) {
+            return self.last_hash.2;
+        }
+        let hash = self.keyspace.hash(key);
+        self.hint_hash(key, hash);
+        hash
+    }
+
+    /// Number of changes so far: the command is propagated if it is not 0. Redis's `dirty`.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Counts a change that the view cannot see.
+    pub fn add_changes(&mut self, n: u64) {
+        self.changes += n;
+    }
+
+    pub fn db(&self) -> usize {
+        self.db
+    }
+
+    pub fn databases(&self) -> usize {
+        self.keyspace.databases()
+    }
+
+    /// Turns to another database, below [`KeysView::databases`].
+    pub fn select(&mut self, db: usize) {
+        assert!(db < self.databases(), "the caller has checked the database number");
+        self.db = db;
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.now_ms
+    }
+
+    /// True for a client of a replica or the replication stream: this instance does not expire keys by itself.
+    pub fn is_replica(&self) -> bool {
+        self.expired != ExpiredKeys::Delete
+    }
+
+    pub fn limits(&self) -> &'a Limits {
+        self.limits
+    }
+
+    /// Records the lazily deleted keys in front of the command's own effects.
+    pub fn drain_lazily_deleted(&mut self, mut f: impl FnMut(usize, &[u8])) {
+        self.lazily_deleted.drain(..).for_each(|(db, key)| f(db, &key));
+    }
+
+    /// Propagates lazily deleted keys of this database through `effects`.
+    pub fn record_lazily_deleted(&mut self, effects: &mut Effects) {
+        let verb: &[u8] = if self.limits.lazyfree_lazy_expire { b"UNLINK" } else { b"DEL" };
+        self.lazily_deleted.drain(..).for_each(|(_, key)| effects.push(&[verb, &key]));
+    }
+
+    pub fn has_lazily_deleted(&self) -> bool {
+        !self.lazily_deleted.is_empty()
+    }
+
+    #[inline]
+    fn shard(&mut self, hash: u64) -> &mut Shard {
+        let shard = self.keyspace.shard_of(hash);
+        self.locked.shard_mut(shard)
+    }
+
+    #[inline]
+    fn expired(&self, entry: EntryRef<'_>) -> bool {
+        self.expired != ExpiredKeys::Keep && entry.expires_ms().is_some_and(|at| at <= self.now_ms)
+    }
+
+    /// Finds a living key; deletes one whose time has passed where that is this instance's to do.
+    #[inline]
+    fn find(&mut self, key: &[u8]) -> Option<(u64, Place)> {
+        let hash = self.hash(key);
+        let db = self.db;
+        let table = &self.shard(hash).dbs[db];
+        let place = table.find(hash, key)?;
+        if table.at(place).expires_ms().is_some() {
+            return self.living(hash, place, key);
+        }
+        Some((hash, place))
+    }
+
+    #[cold]
+    fn living(&mut self, hash: u64, place: Place, key: &[u8]) -> Option<(u64, Place)> {
+        let db = self.db;
+        let at = self.shard(hash).dbs[db].at(place).expires_ms();
+        if self.expired == ExpiredKeys::Keep || at.is_none_or(|at| at > self.now_ms) {
+            return Some((hash, place));
+        }
+        if self.expired == ExpiredKeys::Delete {
+            self.take(hash, place, key);
+            self.shard(hash).stats.expired += 1;
+            self.lazily_deleted.push((db, key.into()));
+        }
+        None
+    }
+
+    /// Removes an entry: snapshot first, WATCHers told. Does not count as a change of the command.
+    fn take(&mut self, hash: u64, place: Place, key: &[u8]) -> Slot {
+        let db = self.db;
+        let shard = self.shard(hash);
+        shard.snapshot.before_change(db, shard.dbs[db].at_mut(place));
+        let slot = shard.dbs[db].remove(place);
+        shard.touch(db, key);
+        slot
+    }
+
+    /// Before a change of the entry: hands its old value to the snapshot.
+    #[inline]
+    fn before_change(&mut self, hash: u64, place: Place) {
+        let db = self.db;
+        let shard = self.shard(hash);
+        shard.snapshot.before_change(db, shard.dbs[db].at_mut(place));
+    }
+
+    /// After a change: counts it and tells WATCHers.
+    #[inline]
+    fn changed(&mut self, hash: u64, key: &[u8], n: u64) {
+        let db = self.db;
+        self.changes += n;
+        self.shard(hash).touch(db, key);
+    }
+
+    /// Looks a key up for reading: counts a hit or miss and sets its access time.
+    #[inline]
+    fn find_read(&mut self, key: &[u8]) -> Option<(u64, Place)> {
+        let found = self.find(key);
+        let (db, clock) = (self.db, access::clock(self.now_ms));
+        let hash = self.hash(key);
+        let shard = self.shard(hash);
+        match found {
+            Some((_, place)) => {
+                shard.stats.hits += 1;
+                shard.dbs[db].at_mut(place).set_access(clock);
+            }
+            None => shard.stats.misses += 1,
+        }
+        found
+    }
+
+    #[inline]
+    fn at(&mut self, hash: u64, place: Place) -> EntryRef<'_> {
+        let db = self.db;
+        self.shard(hash).dbs[db].at(place)
+    }
+
+    /// The value of a key, whatever its type.
+    pub fn value(&mut self, key: &[u8]) -> Option<ValueRef<'_>> {
+        let (hash, place) = self.find_read(key)?;
+        Some(self.at(hash, place).value())
+    }
+
+    /// The entry, without touching its access time or the hit counters.
+    pub fn peek(&mut self, key: &[u8]) -> Option<EntryRef<'_>> {
+        let (hash, place) = self.find(key)?;
+        Some(self.at(hash, place))
+    }
+
+    /// The collection at `key`.
+    pub fn get<T: Kind>(&mut self, key: &[u8]) -> Result<Option<&T>, CommandError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(ValueRef::Object(object)) => T::of(object).map(Some).ok_or(CommandError::WrongType),
+            Some(ValueRef::Str(_)) => Err(CommandError::WrongType),
+        }
+    }
+
+    /// The string at `key`.
+    #[inline]
+    pub fn get_str(&mut self, key: &[u8]) -> Result<Option<&[u8]>, CommandError> {
+        match self.value(key) {
+            None => Ok(None),
+            Some(ValueRef::Str(bytes)) => Ok(Some(bytes)),
+            Some(ValueRef::Object(_)) => Err(CommandError::WrongType),
+        }
+    }
+
+    /// Fails with WRONGTYPE if the key holds something else than `T`.
+    pub fn check<T: Kind>(&mut self, key: &[u8]) -> Result<bool, CommandError> {
+        match self.find(key) {
+            None => Ok(false),
+            Some((hash, place)) => match self.at(hash, place).value() {
+                ValueRef::Object(object) if T::of(object).is_some() => Ok(true),
+                _ => Err(CommandError::WrongType),
+            },
+        }
+    }
+
+    pub fn exists(&mut self, key: &[u8]) -> bool {
+        self.find_read(key).is_some()
+    }
+
+    /// `TYPE`'s word.
+    pub fn type_of(&mut self, key: &[u8]) -> Option<&'static str> {
+        let (hash, place) = self.find(key)?;
+        Some(match self.at(hash, place).value() {
+            ValueRef::Str(_) => "string",
+            ValueRef::Object(object) => object.type_name(),
+        })
+    }
+
+    /// Changes the collection at `key` by `f`, which returns its result and the number of changes it made. A key that
+    /// is absent is made for [`Absent::Create`], else the answer is `None`; a collection that is empty afterwards is
+    /// removed.
+    pub fn edit<T: Kind, R>(
+        &mut self,
+        key: &[u8],
+        absent: Absent,
+        f: impl FnOnce(&mut T) -> (R, u64),
+    ) -> Result<Option<R>, CommandError> {
+        let Some((hash, place)) = self.find(key) else {
+            if absent == Absent::Skip {
+                return Ok(None);
+            }
+            let mut value = T::new(self.limits);
+            let (result, changes) = f(&mut value);
+            if !value.is_empty() {
+                let hash = self.hash(key);
+                self.insert(hash, key, Value::Object(value.into_object()), None);
+                self.changed(hash, key, changes);
+            }
+            return Ok(Some(result));
+        };
+        let (db, clock) = (self.db, access::clock(self.now_ms));
+        if !matches!(self.at(hash, place).value(), ValueRef::Object(object) if T::of(object).is_some()) {
+            return Err(CommandError::WrongType);
+        }
+        let shard = self.shard(hash);
+        shard.snapshot.before_change(db, shard.dbs[db].at_mut(place));
+        let mut entry = shard.dbs[db].at_mut(place);
+        entry.set_access(clock);
+        let value = entry.object_mut().and_then(T::of_mut).expect("the type was checked under the same lock");
+        let (result, changes) = f(value);
+        if value.is_empty() {
+            drop(shard.dbs[db].remove(place));
+        }
+        if changes > 0 {
+            self.changed(hash, key, changes);
+        }
+        Ok(Some(result))
+    }
+
+    fn insert(&mut self, hash: u64, key: &[u8], value: Value, expires_ms: Option<u64>) {
+        self.insert_slot(hash, Slot::new(table::tag(hash), key, value, expires_ms));
+    }
+
+    #[inline]
+    fn insert_slot(&mut self, hash: u64, mut slot: Slot) {
+        let (db, clock, keyspace) = (self.db, access::clock(self.now_ms), self.keyspace);
+        let shard = self.shard(hash);
+        let mut entry = slot.get_mut();
+        entry.set_parity(shard.snapshot.parity());
+        entry.set_access(clock);
+        shard.dbs[db].insert(hash, slot, |key| keyspace.hash(key));
+    }
+
+    /// Makes `value` the key's value, whatever was there, without an expiry. An empty collection removes the key.
+    pub fn put<T: Kind>(&mut self, key: &[u8], value: T) {
+        if value.is_empty() {
+            self.remove(key);
+        } else {
+            self.put_value(key, Value::Object(value.into_object()), None);
+        }
+    }
+
+    /// Makes `value` the key's value, whatever was there.
+    pub fn put_value(&mut self, key: &[u8], value: Value, expires_ms: Option<u64>) {
+        match self.find(key) {
+            None => {
+                let hash = self.hash(key);
+                self.insert(hash, key, value, expires_ms);
+                self.changed(hash, key, 1);
+            }
+            Some((hash, place)) => {
+                let slot = Slot::new(table::tag(hash), key, value, expires_ms);
+                self.replace(hash, place, slot);
+                self.changed(hash, key, 1);
+            }
+        }
+    }
+
+    fn replace(&mut self, hash: u64, place: Place, mut slot: Slot) {
+        let (db, clock) = (self.db, access::clock(self.now_ms));
+        let shard = self.shard(hash);
+        shard.snapshot.before_change(db, shard.dbs[db].at_mut(place));
+        let mut entry = slot.get_mut();
+        entry.set_parity(shard.snapshot.parity());
+        entry.set_access(clock);
+        drop(shard.dbs[db].replace(place, slot));
+    }
+
+    /// Sets a string, whatever was there.
+    #[inline]
+    pub fn put_str(&mut self, key: &[u8], value: &[u8], expiry: Expiry) {
+        let Some((hash, place)) = self.find(key) else {
+            let hash = self.hash(key);
+            let at = match expiry {
+                Expiry::At(ms) => Some(ms),
+                Expiry::Clear | Expiry::Keep => None,
+            };
+            self.insert_slot(hash, Slot::new_str(table::tag(hash), key, value, at));
+            self.changed(hash, key, 1);
+            return;
+        };
+        let (db, clock) = (self.db, access::clock(self.now_ms));
+        let shard = self.shard(hash);
+        let old = shard.dbs[db].at(place).expires_ms();
+        let at = match expiry {
+            Expiry::At(ms) => Some(ms),
+            Expiry::Keep => old,
+            Expiry::Clear => None,
+        };
+        shard.snapshot.before_change(db, shard.dbs[db].at_mut(place));
+        if old != at {
+            shard.dbs[db].set_expires_ms(place, at);
+        }
+        let mut entry = shard.dbs[db].at_mut(place);
+        entry.set_str(value);
+        entry.set_raw(false);
+        entry.set_access(clock);
+        self.changed(hash, key, 1);
+    }
+
+    /// Changes the bytes of a string in place; it is made (empty) where there is none, then brought to `len` bytes if
+    /// that is `Some`, zeros behind. The result is an ordinary (`raw`) string. `f` gets the bytes.
+    pub fn edit_str<R>(
+        &mut self,
+        key: &[u8],
+        len: impl FnOnce(usize) -> usize,
+        f: impl FnOnce(&mut [u8]) -> R,
+    ) -> Result<R, CommandError> {
+        let (hash, place) = match self.find(key) {
+            Some((hash, place)) => {
+                if !matches!(self.at(hash, place).value(), ValueRef::Str(_)) {
+                    return Err(CommandError::WrongType);
+                }
+                self.before_change(hash, place);
+                (hash, place)
+            }
+            None => {
+                let hash = self.hash(key);
+                self.insert_slot(hash, Slot::new_str(table::tag(hash), key, b"", None));
+                self.find(key).expect("it was inserted under the same lock")
+            }
+        };
+        let (db, clock) = (self.db, access::clock(self.now_ms));
+        let shard = self.shard(hash);
+        let mut entry = shard.dbs[db].at_mut(place);
+        let old = match entry.as_ref().value() {
+            ValueRef::Str(bytes) => bytes.len(),
+            ValueRef::Object(_) => 0,
+        };
+        let new = len(old);
+        if new != old {
+            entry.resize_str(new);
+        }
+        entry.set_raw(true);
+        entry.set_access(clock);
+        let result = f(entry.str_mut().expect("the type was checked under the same lock"));
+        self.changed(hash, key, 1);
+        Ok(result)
+    }
+
+    /// Deletes a key; `false` if there was none.
+    pub fn remove(&mut self, key: &[u8]) -> bool {
+        self.remove_entry(key).is_some()
+    }
+
+    /// Deletes a key and returns its value and expiry.
+    pub fn remove_value(&mut self, key: &[u8]) -> Option<(Value, Option<u64>)> {
+        let slot = self.remove_entry(key)?;
+        let expires_ms = slot.get().expires_ms();
+        Some((slot.into_value(), expires_ms))
+    }
+
+    fn remove_entry(&mut self, key: &[u8]) -> Option<Slot> {
+        let (hash, place) = self.find(key)?;
+        let slot = self.take(hash, place, key);
+        self.changes += 1;
+        Some(slot)
+    }
+
+    /// Deletes the key if its time has passed: what active expiry does. `true` if it did.
+    pub fn remove_if_expired(&mut self, key: &[u8]) -> bool {
+        let before = self.lazily_deleted.len();
+        self.find(key);
+        self.lazily_deleted.len() > before
+    }
+
+    /// A copy of a value.
+    pub fn clone_value(&mut self, key: &[u8]) -> Option<(Value, Option<u64>)> {
+        let (hash, place) = self.find(key)?;
+        let entry = self.at(hash, place);
+        let value = match entry.value() {
+            ValueRef::Str(bytes) => Value::Str(bytes.into()),
+            ValueRef::Object(object) => Value::Object(Object::clone(object)),
+        };
+        Some((value, entry.expires_ms()))
+    }
+
+    /// Unix time in ms at which the key expires; `None` if there is no key, `Some(None)` if it has no expiry.
+    pub fn expires_ms(&mut self, key: &[u8]) -> Option<Option<u64>> {
+        let (hash, place) = self.find(key)?;
+        Some(self.at(hash, place).expires_ms())
+    }
+
+    /// Sets or clears the expiry of a key that exists; `false` if there is no key.
+    pub fn set_expires_ms(&mut self, key: &[u8], expires_ms: Option<u64>) -> bool {
+        let Some((hash, place)) = self.find(key) else { return false };
+        let db = self.db;
+        self.before_change(hash, place);
+        self.shard(hash).dbs[db].set_expires_ms(place, expires_ms);
+        self.changed(hash, key, 1);
+        true
+    }
+
+    /// Sets the access time to what it was so many seconds ago: RESTORE's IDLETIME.
+    pub fn set_idle_seconds(&mut self, key: &[u8], seconds: u64) {
+        let Some((hash, place)) = self.find(key) else { return };
+        let db = self.db;
+        let clock = access::clock(self.now_ms.saturating_sub(seconds.saturating_mul(1000)));
+        self.shard(hash).dbs[db].at_mut(place).set_access(clock);
+    }
+
+    /// Seconds since the last access.
+    pub fn idle_seconds(&mut self, key: &[u8]) -> Option<u64> {
+        let now_ms = self.now_ms;
+        self.peek(key).map(|entry| access::idle_seconds(now_ms, entry.access()))
+    }
+
+    // What follows looks at the whole database: every shard is locked.
+
+    /// Keys in the selected database.
+    pub fn len(&mut self) -> usize {
+        let db = self.db;
+        self.locked.all_mut().map(|shard| shard.dbs[db].len()).sum()
+    }
+
+    pub fn is_empty(&mut self) -> bool {
+        self.len() == 0
+    }
+
+    /// Calls `f` for every living key.
+    pub fn for_each(&mut self, mut f: impl FnMut(EntryRef<'_>)) {
+        let (db, now_ms, keep) = (self.db, self.now_ms, self.expired == ExpiredKeys::Keep);
+        for shard in self.locked.all_mut() {
+            let living = shard.dbs[db].iter().filter(|e| keep || e.expires_ms().is_none_or(|at| at > now_ms));
+            living.for_each(&mut f);
+        }
+    }
+
+    /// One SCAN call: visits positions from `cursor` until `count` living keys were seen; returns the next cursor, 0 at
+    /// the end. The cursor is shard, then position in hash order.
+    pub fn scan(&mut self, cursor: u64, count: usize, mut f: impl FnMut(EntryRef<'_>)) -> u64 {
+        let (db, now_ms, keep) = (self.db, self.now_ms, self.expired == ExpiredKeys::Keep);
+        let mut shard = (cursor >> Cursor::BITS) as usize;
+        let mut position = Cursor::from_bits(cursor);
+        let (mut seen, mut visits) = (0, 0usize);
+        while shard < self.keyspace.shard_count() {
+            let next = self.locked.shard_mut(shard).dbs[db].visit(position, false, |_, entry| {
+                let entry = entry.as_ref();
+                seen += 1;
+                if keep || entry.expires_ms().is_none_or(|at| at > now_ms) {
+                    f(entry);
+                }
+            });
+            match next {
+                Some(next) => position = next,
+                None => {
+                    shard += 1;
+                    position = Cursor::default();
+                }
+            }
+            visits += 1;
+            if seen >= count || visits >= count.saturating_mul(10) {
+                break;
+            }
+        }
+        if shard == self.keyspace.shard_count() { 0 } else { (shard as u64) << Cursor::BITS | position.bits() }
+    }
+
+    /// A living key chosen at random, copied; expired ones are passed over.
+    pub fn random_key(&mut self, rng: &mut crate::Rng) -> Option<Box<[u8]>> {
+        let db = self.db;
+        let total = self.len();
+        if total == 0 {
+            return None;
+        }
+        // A shard by its share of the keys, then a random position in it and the next ones, wrapping once.
+        let mut pick = rng.below(total);
+        let shards = self.keyspace.shard_count();
+        let mut shard = (0..shards).find(|&s| {
+            let len = self.locked.shard_mut(s).dbs[db].len();
+            if pick < len {
+                return true;
+            }
+            pick -= len;
+            false
+        })?;
+        let now_ms = self.now_ms;
+        let mut position = Cursor::from_bits(rng.next_u64());
+        for _ in 0..=shards {
+            let mut wraps = 0;
+            while wraps < 2 {
+                let mut candidates = Vec::new();
+                let next = self.locked.shard_mut(shard).dbs[db].visit(position, false, |_, entry| {
+                    let entry = entry.as_ref();
+                    if entry.expires_ms().is_none_or(|at| at > now_ms) {
+                        candidates.push(Box::from(entry.key()));
+                    }
+                });
+                if !candidates.is_empty() {
+                    return Some(candidates.swap_remove(rng.below(candidates.len())));
+                }
+                match next {
+                    Some(next) => position = next,
+                    None => {
+                        wraps += 1;
+                        position = Cursor::default();
+                    }
+                }
+            }
+            shard = (shard + 1) % shards;
+        }
+        None
+    }
+
+    /// Empties the selected database; returns the number of keys that went. A running snapshot is given up.
+    pub fn flush(&mut self) -> usize {
+        let db = self.db;
+        let mut gone = 0;
+        for shard in self.locked.all_mut() {
+            shard.snapshot.abort();
+            let table = std::mem::take(&mut shard.dbs[db]);
+            gone += table.len();
+            shard.watched.iter().filter(|((d, key), _)| *d == db as u16 && is_in(&table, self.keyspace, key)).for_each(
+                |(_, flags)| flags.iter().for_each(|flag| flag.store(true, std::sync::atomic::Ordering::Release)),
+            );
+        }
+        self.changes += gone as u64;
+        gone
+    }
+
+    /// Exchanges two databases.
+    pub fn swap_dbs(&mut self, a: usize, b: usize) {
+        for shard in self.locked.all_mut() {
+            shard.snapshot.abort();
+            for ((db, key), flags) in &shard.watched {
+                let other = if usize::from(*db) == a {
+                    b
+                } else if usize::from(*db) == b {
+                    a
+                } else {
+                    continue;
+                };
+                let was = is_in(&shard.dbs[usize::from(*db)], self.keyspace, key);
+                if was || is_in(&shard.dbs[other], self.keyspace, key) {
+                    flags.iter().for_each(|flag| flag.store(true, std::sync::atomic::Ordering::Release));
+                }
+            }
+            shard.dbs.swap(a, b);
+        }
+        self.changes += 1;
+    }
+
+    /// Visits the position at `cursor` of one shard and deletes what has expired there: active expiry. Returns the next
+    /// cursor and how many keys went.
+    pub fn expire_at(&mut self, shard: usize, cursor: Cursor) -> (Option<Cursor>, usize) {
+        let (db, now_ms) = (self.db, self.now_ms);
+        let mut due: Vec<Box<[u8]>> = Vec::new();
+        let next = self.locked.shard_mut(shard).dbs[db].visit(cursor, true, |_, entry| {
+            let entry = entry.as_ref();
+            if entry.expires_ms().is_some_and(|at| at <= now_ms) {
+                due.push(entry.key().into());
+            }
+        });
+        let gone = due.iter().filter(|key| self.remove_if_expired(key)).count();
+        (next, gone)
+    }
+}
+
+fn is_in(table: &table::Table, keyspace: &Keyspace, key: &[u8]) -> bool {
+    table.find(keyspace.hash(key), key).is_some()
+}

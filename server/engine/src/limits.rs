@@ -1,0 +1,36 @@
+//! Settings that commands and types ask for, with Redis's names and defaults (redis.conf of 7.2).
+
+#[derive(Debug, Clone)]
+pub struct Limits {
+    pub hash_max_listpack_entries: usize,
+    /// Bytes of one field or value.
+    pub hash_max_listpack_value: usize,
+    pub set_max_intset_entries: usize,
+    pub set_max_listpack_entries: usize,
+    pub set_max_listpack_value: usize,
+    pub zset_max_listpack_entries: usize,
+    pub zset_max_listpack_value: usize,
+    /// Positive: elements a node; -1 … -5: 4, 8, 16, 32, 64 KiB a node.
+    pub list_max_listpack_size: i64,
+    /// Longest string value, bytes.
+    pub proto_max_bulk_len: usize,
+    /// A lazily expired key is propagated as UNLINK rather than DEL.
+    pub lazyfree_lazy_expire: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            hash_max_listpack_entries: 128,
+            hash_max_listpack_value: 64,
+            set_max_intset_entries: 512,
+            set_max_listpack_entries: 128,
+            set_max_listpack_value: 64,
+            zset_max_listpack_entries: 128,
+            zset_max_listpack_value: 64,
+            list_max_listpack_size: -2,
+            proto_max_bulk_len: 512 << 20,
+            lazyfree_lazy_expire: false,
+        }
+    }
+}

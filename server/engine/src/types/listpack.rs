@@ -1,0 +1,387 @@
+//! Redis's listpack: a sequence of small values in one buffer, which is also its RDB form.
+//!
+//! ```text
+//! total bytes u32 le | count u16 le (65535: more, count them) | entry* | 0xFF
+//! entry: encoding+data | back-length (1 to 5 bytes, 7 bits each, readable from behind)
+//! ```
+//! Source: the listpack specification in the Redis documentation.
+
+use std::borrow::Cow;
+
+const HEADER: usize = 6;
+const END: u8 = 0xFF;
+const COUNT_UNKNOWN: u16 = u16::MAX;
+
+/// A value: what looks like an integer is stored as one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Item<'a> {
+    Int(i64),
+    Str(&'a [u8]),
+}
+
+impl<'a> Item<'a> {
+    /// The value as the bytes that were stored.
+    pub fn bytes(self) -> Cow<'a, [u8]> {
+        match self {
+            Item::Str(bytes) => Cow::Borrowed(bytes),
+            Item::Int(n) => Cow::Owned(itoa::Buffer::new().format(n).as_bytes().to_vec()),
+        }
+    }
+
+    pub fn is(self, value: &[u8]) -> bool {
+        match self {
+            Item::Str(bytes) => bytes == value,
+            Item::Int(n) => itoa::Buffer::new().format(n).as_bytes() == value,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("malformed listpack at byte {at}: {what}")]
+pub struct ListpackError {
+    at: usize,
+    what: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listpack {
+    buf: Vec<u8>,
+}
+
+impl Default for Listpack {
+    fn default() -> Self {
+        Self { buf: vec![7, 0, 0, 0, 0, 0, END] }
+    }
+}
+
+/// Position of an entry; valid until the listpack changes before it.
+pub type Pos = usize;
+
+/// Decodes the entry at the front of `buf`: (value, bytes without back-length). `None`: not one.
+fn decode(buf: &[u8]) -> Option<(Item<'_>, usize)> {
+    let first = *buf.first()?;
+    let string = |at: usize, len: usize| Some((Item::Str(buf.get(at..at.checked_add(len)?)?), at + len));
+    let int = |len: usize| {
+        let bytes = buf.get(1..1 + len)?;
+        let mut wide = [if bytes[len - 1] & 0x80 != 0 { 0xFF } else { 0 }; 8];
+        wide[..len].copy_from_slice(bytes);
+        Some((Item::Int(i64::from_le_bytes(wide)), 1 + len))
+    };
+    match first {
+        0..=0x7F => Some((Item::Int(i64::from(first)), 1)),
+        0x80..=0xBF => string(1, usize::from(first & 0x3F)),
+        0xC0..=0xDF => {
+            let n = i64::from(u16::from(first & 0x1F) << 8 | u16::from(*buf.get(1)?));
+            Some((Item::Int(if n >= 1 << 12 { n - (1 << 13) } else { n }), 2))
+        }
+        0xE0..=0xEF => string(2, usize::from(first & 0x0F) << 8 | usize::from(*buf.get(1)?)),
+        0xF0 => {
+            let len = u32::from_le_bytes(buf.get(1..5)?.try_into().ok()?);
+            string(5, len as usize)
+        }
+        0xF1 => int(2),
+        0xF2 => int(3),
+        0xF3 => int(4),
+        0xF4 => int(8),
+        _ => None,
+    }
+}
+
+fn encode(value: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    match resp::number::parse_i64(value) {
+        Some(n) => encode_int(n, out),
+        None => {
+            match value.len() {
+                len @ 0..=63 => out.push(0x80 | len as u8),
+                len @ 64..=4095 => out.extend_from_slice(&[0xE0 | (len >> 8) as u8, len as u8]),
+                len => {
+                    out.push(0xF0);
+                    out.extend_from_slice(&(len as u32).to_le_bytes());
+                }
+            }
+            out.extend_from_slice(value);
+        }
+    }
+    push_back_len(out.len() - start, out);
+}
+
+fn encode_int(n: i64, out: &mut Vec<u8>) {
+    let le = n.to_le_bytes();
+    match n {
+        0..=127 => out.push(n as u8),
+        -4096..=4095 => {
+            let n = (n & 0x1FFF) as u16;
+            out.extend_from_slice(&[0xC0 | (n >> 8) as u8, n as u8]);
+        }
+        -32768..=32767 => {
+            out.push(0xF1);
+            out.extend_from_slice(&le[..2]);
+        }
+        -8_388_608..=8_388_607 => {
+            out.push(0xF2);
+            out.extend_from_slice(&le[..3]);
+        }
+        -2_147_483_648..=2_147_483_647 => {
+            out.push(0xF3);
+            out.extend_from_slice(&le[..4]);
+        }
+        _ => {
+            out.push(0xF4);
+            out.extend_from_slice(&le);
+        }
+    }
+}
+
+fn back_len_size(len: usize) -> usize {
+    match len {
+        0..=127 => 1,
+        128..=16_382 => 2,
+        16_383..=2_097_150 => 3,
+        2_097_151..=268_435_454 => 4,
+        _ => 5,
+    }
+}
+
+fn push_back_len(len: usize, out: &mut Vec<u8>) {
+    let size = back_len_size(len);
+    for i in 0..size {
+        let bits = (len >> (7 * (size - 1 - i))) as u8 & 0x7F;
+        out.push(if i == 0 { bits } else { bits | 0x80 });
+    }
+}
+
+impl Listpack {
+    /// Takes bytes from outside after checking every entry, back-lengths and the count included.
+    pub fn from_bytes(buf: Vec<u8>) -> Result<Self, ListpackError> {
+        let fail = |at, what| Err(ListpackError { at, what });
+        if buf.len() < HEADER + 1 {
+            return fail(0, "shorter than a header");
+        }
+        if u32::from_le_bytes([buf[0], buf[1], buf[2], buf[3]]) as usize != buf.len() {
+            return fail(0, "the length in the header is not the real one");
+        }
+        let (mut at, mut count) = (HEADER, 0usize);
+        while buf[at] != END {
+            let Some((_, len)) = decode(&buf[at..buf.len() - 1]) else { return fail(at, "no such entry") };
+            let mut back = Vec::with_capacity(5);
+            push_back_len(len, &mut back);
+            if buf.get(at + len..at + len + back.len()) != Some(&back[..]) {
+                return fail(at, "wrong back-length");
+            }
+            at += len + back.len();
+            count += 1;
+            if at >= buf.len() {
+                return fail(at, "no end mark");
+            }
+        }
+        if at + 1 != buf.len() {
+            return fail(at, "bytes behind the end mark");
+        }
+        let announced = u16::from_le_bytes([buf[4], buf[5]]);
+        if announced != COUNT_UNKNOWN && usize::from(announced) != count {
+            return fail(4, "the count in the header is not the real one");
+        }
+        Ok(Self { buf })
+    }
+
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.buf
+    }
+
+    pub fn len(&self) -> usize {
+        match u16::from_le_bytes([self.buf[4], self.buf[5]]) {
+            COUNT_UNKNOWN => self.iter().count(),
+            count => usize::from(count),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.buf[HEADER] == END
+    }
+
+    fn update_header(&mut self, added: i32) {
+        let total = self.buf.len() as u32;
+        self.buf[..4].copy_from_slice(&total.to_le_bytes());
+        let count = match u16::from_le_bytes([self.buf[4], self.buf[5]]) {
+            COUNT_UNKNOWN => COUNT_UNKNOWN,
+            count => u16::try_from(i32::from(count) + added).unwrap_or(COUNT_UNKNOWN),
+        };
+        self.buf[4..6].copy_from_slice(&count.to_le_bytes());
+    }
+
+    fn end(&self) -> Pos {
+        self.buf.len() - 1
+    }
+
+    fn entry(&self, pos: Pos) -> (Item<'_>, usize) {
+        let (item, len) = decode(&self.buf[pos..]).expect("a listpack was checked when it came in");
+        (item, len + back_len_size(len))
+    }
+
+    pub fn get(&self, pos: Pos) -> Item<'_> {
+        self.entry(pos).0
+    }
+
+    /// First entry's position.
+    pub fn first(&self) -> Option<Pos> {
+        (!self.is_empty()).then_some(HEADER)
+    }
+
+    pub fn next(&self, pos: Pos) -> Option<Pos> {
+        let next = pos + self.entry(pos).1;
+        (next < self.end()).then_some(next)
+    }
+
+    fn before(&self, pos: Pos) -> Option<Pos> {
+        if pos == HEADER {
+            return None;
+        }
+        let (mut len, mut at) = (0usize, pos - 1);
+        for shift in 0..5 {
+            let byte = self.buf[at];
+            len |= usize::from(byte & 0x7F) << (7 * shift);
+            if byte & 0x80 == 0 {
+                break;
+            }
+            at -= 1;
+        }
+        Some(at - len)
+    }
+
+    pub fn last(&self) -> Option<Pos> {
+        self.before(self.end())
+    }
+
+    pub fn prev(&self, pos: Pos) -> Option<Pos> {
+        self.before(pos)
+    }
+
+    /// Position of entry number `index`, from the nearer end.
+    pub fn nth(&self, index: usize) -> Option<Pos> {
+        let len = self.len();
+        if index >= len {
+            return None;
+        }
+        if index < len / 2 {
+            (0..index).try_fold(self.first()?, |pos, _| self.next(pos))
+        } else {
+            (0..len - 1 - index).try_fold(self.last()?, |pos, _| self.before(pos))
+        }
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = Item<'_>> {
+        self.positions().map(|pos| self.get(pos))
+    }
+
+    pub fn positions(&self) -> impl Iterator<Item = Pos> {
+        std::iter::successors(self.first(), |&pos| self.next(pos))
+    }
+
+    /// Neighbouring entries as pairs: fields and values, members and scores.
+    pub fn pairs(&self) -> impl Iterator<Item = (Item<'_>, Item<'_>)> {
+        let mut items = self.iter();
+        std::iter::from_fn(move || Some((items.next()?, items.next()?)))
+    }
+
+    pub fn push_back(&mut self, value: &[u8]) {
+        self.buf.pop();
+        encode(value, &mut self.buf);
+        self.buf.push(END);
+        self.update_header(1);
+    }
+
+    pub fn push_front(&mut self, value: &[u8]) {
+        self.insert(HEADER, value);
+    }
+
+    /// Inserts before the entry at `pos` (or at the end).
+    pub fn insert(&mut self, pos: Pos, value: &[u8]) {
+        let mut entry = Vec::with_capacity(value.len() + 10);
+        encode(value, &mut entry);
+        self.buf.splice(pos..pos, entry);
+        self.update_header(1);
+    }
+
+    /// Inserts behind the entry at `pos`.
+    pub fn insert_after(&mut self, pos: Pos, value: &[u8]) {
+        self.insert(pos + self.entry(pos).1, value);
+    }
+
+    pub fn replace(&mut self, pos: Pos, value: &[u8]) {
+        let old = self.entry(pos).1;
+        let mut entry = Vec::with_capacity(value.len() + 10);
+        encode(value, &mut entry);
+        if entry.len() == old {
+            self.buf[pos..pos + old].copy_from_slice(&entry);
+        } else {
+            self.buf.splice(pos..pos + old, entry);
+        }
+        self.update_header(0);
+    }
+
+    /// Removes `n` entries from `pos` on.
+    pub fn remove(&mut self, pos: Pos, n: usize) {
+        let (mut end, mut removed) = (pos, 0);
+        while removed < n && end < self.end() {
+            end += self.entry(end).1;
+            removed += 1;
+        }
+        self.buf.drain(pos..end);
+        self.update_header(-(removed as i32));
+    }
+
+    /// Looks for `value` in every `step`-th entry, beginning with the first.
+    pub fn find(&self, value: &[u8], step: usize) -> Option<Pos> {
+        self.positions().step_by(step).find(|&pos| self.get(pos).is(value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            any::<i64>().prop_map(|n| n.to_string().into_bytes()),
+            (-5000i64..5000).prop_map(|n| n.to_string().into_bytes()),
+            prop::collection::vec(any::<u8>(), 0..200),
+            prop::collection::vec(any::<u8>(), 4090..4100),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_listpack_is_a_sequence(ops in prop::collection::vec((0u8..5, any::<prop::sample::Index>(), value()), 1..60)) {
+            let (mut list, mut model) = (Listpack::default(), Vec::<Vec<u8>>::new());
+            for (op, index, value) in ops {
+                let at = index.index(model.len() + 1);
+                match (op, list.nth(at)) {
+                    (0, _) => { list.push_back(&value); model.push(value); }
+                    (1, _) => { list.push_front(&value); model.insert(0, value); }
+                    (2, Some(pos)) => { list.replace(pos, &value); model[at] = value; }
+                    (3, Some(pos)) => { list.remove(pos, 2); model.drain(at..(at + 2).min(model.len())); }
+                    (4, Some(pos)) => { list.insert_after(pos, &value); model.insert(at + 1, value); }
+                    _ => {}
+                }
+                let got: Vec<_> = list.iter().map(|item| item.bytes().into_owned()).collect();
+                prop_assert_eq!(&got, &model);
+                let back: Vec<_> = std::iter::successors(list.last(), |&p| list.prev(p)).map(|p| list.get(p).bytes().into_owned()).collect();
+                prop_assert!(back.iter().rev().eq(model.iter()));
+                prop_assert_eq!(Listpack::from_bytes(list.as_bytes().to_vec()), Ok(list.clone()));
+            }
+        }
+
+        #[test]
+        fn bytes_from_outside_are_refused_or_sound(mut bytes in prop::collection::vec(any::<u8>(), 0..60)) {
+            if bytes.len() >= 7 {
+                let len = (bytes.len() as u32).to_le_bytes();
+                bytes[..4].copy_from_slice(&len);
+            }
+            if let Ok(list) = Listpack::from_bytes(bytes) {
+                prop_assert_eq!(list.iter().count(), list.len());
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! The collections. Strings are bytes in the entry itself, see `keyspace::entry`.
+
+pub mod hash;
+pub mod list;
+pub mod listpack;
+pub mod members;
+pub mod set;
+pub mod zset;
+
+pub use hash::Hash;
+pub use list::List;
+pub use listpack::Listpack;
+pub use set::Set;
+pub use zset::ZSet;
+
+use crate::Limits;
+
+/// A collection type: what the keyspace must know to make, find and drop one.
+pub trait Kind: Sized {
+    /// `TYPE`'s answer.
+    const TYPE: &'static str;
+
+    fn new(limits: &Limits) -> Self;
+    fn is_empty(&self) -> bool;
+    /// `OBJECT ENCODING`'s answer.
+    fn encoding(&self) -> &'static str;
+    fn into_object(self) -> Object;
+    fn of(object: &Object) -> Option<&Self>;
+    fn of_mut(object: &mut Object) -> Option<&mut Self>;
+}
+
+macro_rules! impl_object {
+    ($kind:ident) => {
+        impl From<$kind> for Object {
+            fn from(it: $kind) -> Object {
+                Object::$kind(it)
+            }
+        }
+    };
+}
+
+macro_rules! objects {
+    ($($kind:ident),*) => {
+        /// Any collection.
+        #[derive(Debug, Clone)]
+        pub enum Object {
+            $($kind($kind),)*
+        }
+
+        impl Object {
+            pub fn type_name(&self) -> &'static str {
+                match self { $(Object::$kind(_) => <$kind as Kind>::TYPE,)* }
+            }
+
+            pub fn encoding(&self) -> &'static str {
+                match self { $(Object::$kind(it) => Kind::encoding(it),)* }
+            }
+
+            pub fn is_empty(&self) -> bool {
+                match self { $(Object::$kind(it) => Kind::is_empty(it),)* }
+            }
+        }
+
+        $(impl_object!($kind);)*
+    };
+}
+
+/// The object half of [`Kind`], the same for every type.
+#[macro_export]
+macro_rules! kind_of_object {
+    ($kind:ident) => {
+        fn into_object(self) -> $crate::types::Object {
+            $crate::types::Object::$kind(self)
+        }
+
+        fn of(object: &$crate::types::Object) -> Option<&Self> {
+            match object {
+                $crate::types::Object::$kind(it) => Some(it),
+                _ => None,
+            }
+        }
+
+        fn of_mut(object: &mut $crate::types::Object) -> Option<&mut Self> {
+            match object {
+                $crate::types::Object::$kind(it) => Some(it),
+                _ => None,
+            }
+        }
+    };
+}
+
+objects!(List, Set, ZSet, Hash);
