@@ -1,6 +1,6 @@
 //! Strings.
 
-use super::{R, RF, W, WF, WM, WMF, family};
+use super::{R, RF, WF, WM, WMF, family};
 use crate::command::{Acl, CommandResult, Keys};
 use crate::keyspace::Expiry;
 use crate::parse::{self, eq_ignore_case, integer};

@@ -25,7 +25,7 @@ pub(crate) struct CapturedRecords {
 }
 
 impl CapturedRecords {
-    pub fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         self.runs.iter().map(|(_, run)| run.len()).sum()
     }
 }
@@ -43,7 +43,7 @@ pub(crate) struct ShardSnapshot {
 
 impl ShardSnapshot {
     #[inline]
-    pub fn parity(&self) -> bool {
+    pub(crate) fn parity(&self) -> bool {
         self.parity
     }
 

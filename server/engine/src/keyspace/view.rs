@@ -151,11 +151,6 @@ impl<'a> KeysView<'a> {
         self.locked.shard_mut(shard)
     }
 
-    #[inline]
-    fn expired(&self, entry: EntryRef<'_>) -> bool {
-        self.expired != ExpiredKeys::Keep && entry.expires_ms().is_some_and(|at| at <= self.now_ms)
-    }
-
     /// Finds a living key; deletes one whose time has passed where that is this instance's to do.
     #[inline]
     fn find(&mut self, key: &[u8]) -> Option<(u64, Place)> {
