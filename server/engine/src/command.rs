@@ -66,7 +66,12 @@ impl Spec {
             Keys::Range { first, last, step } => {
                 let last = if last < 0 { args.len() as i32 + i32::from(last) } else { i32::from(last) };
                 let last = last.min(args.len() as i32 - 1);
-                KeyPositions { first: usize::from(first), last: last.max(0) as usize, step: usize::from(step), extra: 0 }
+                KeyPositions {
+                    first: usize::from(first),
+                    last: last.max(0) as usize,
+                    step: usize::from(step),
+                    extra: 0,
+                }
             }
             Keys::Counted { at, extra } => {
                 let n = resp::number::parse_u64(args.get(at as usize).unwrap_or_default()).unwrap_or(0);
@@ -74,7 +79,12 @@ impl Spec {
                 let available = args.len().saturating_sub(first) as u64;
                 // A wrong count is the command's to complain about.
                 let n = if n > available { 0 } else { n as usize };
-                KeyPositions { first, last: first + n.max(1) - 1, step: if n == 0 { 0 } else { 1 }, extra: usize::from(extra) }
+                KeyPositions {
+                    first,
+                    last: first + n.max(1) - 1,
+                    step: if n == 0 { 0 } else { 1 },
+                    extra: usize::from(extra),
+                }
             }
             Keys::Fn(f) => f(args),
         }

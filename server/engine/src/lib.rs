@@ -24,6 +24,6 @@ pub use command::{Command, CommandResult, Spec};
 pub use ctx::Ctx;
 pub use effects::Effects;
 pub use error::CommandError;
-pub use keyspace::{Keyspace, KeysView};
+pub use keyspace::{KeysView, Keyspace};
 pub use limits::Limits;
 pub use rng::Rng;

@@ -212,13 +212,17 @@ fn lpos(ctx: &mut Ctx<'_>) -> CommandResult {
                 ));
             }
             if rank == i64::MIN {
-                return Err(CommandError::Static("ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807"));
+                return Err(CommandError::Static(
+                    "ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807",
+                ));
             }
         } else if eq_ignore_case(word, "COUNT") {
-            let n = usize::try_from(integer(value)?).map_err(|_| CommandError::Static("ERR COUNT can't be negative"))?;
+            let n =
+                usize::try_from(integer(value)?).map_err(|_| CommandError::Static("ERR COUNT can't be negative"))?;
             count = Some(n);
         } else if eq_ignore_case(word, "MAXLEN") {
-            maxlen = usize::try_from(integer(value)?).map_err(|_| CommandError::Static("ERR MAXLEN can't be negative"))?;
+            maxlen =
+                usize::try_from(integer(value)?).map_err(|_| CommandError::Static("ERR MAXLEN can't be negative"))?;
         } else {
             return Err(CommandError::Syntax);
         }

@@ -397,7 +397,8 @@ fn lcs(ctx: &mut Ctx<'_>) -> CommandResult {
     let a = ctx.keys.get_str(ctx.args.at(1)).map_err(wrong)?.unwrap_or_default().to_vec();
     let b = ctx.keys.get_str(ctx.args.at(2)).map_err(wrong)?.unwrap_or_default().to_vec();
     let cells = (a.len() + 1).checked_mul(b.len() + 1).filter(|&n| n <= 512 << 20);
-    let cells = cells.ok_or(CommandError::Static("ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len"))?;
+    let cells = cells
+        .ok_or(CommandError::Static("ERR Insufficient memory, transient memory for LCS exceeds proto-max-bulk-len"))?;
     let width = b.len() + 1;
     let mut table = vec![0u32; cells];
     for i in 1..=a.len() {

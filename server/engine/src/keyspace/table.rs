@@ -309,7 +309,12 @@ impl Table {
 
     /// Visits every entry whose home is at `cursor`; returns the next position, `None` at the end. `skip_steady`:
     /// passes over segments without expiring entries at once.
-    pub fn visit(&mut self, cursor: Cursor, skip_steady: bool, mut f: impl FnMut(Place, EntryMut<'_>)) -> Option<Cursor> {
+    pub fn visit(
+        &mut self,
+        cursor: Cursor,
+        skip_steady: bool,
+        mut f: impl FnMut(Place, EntryMut<'_>),
+    ) -> Option<Cursor> {
         let (prefix, bucket) = cursor.parts();
         let number = self.segment_of(prefix)?;
         let segment = &mut self.segments[number];
@@ -335,7 +340,8 @@ impl Table {
         let (prefix, bucket) = cursor.parts();
         let segment = &self.segments[self.segment_of(prefix)?];
         if segment.len > 0 {
-            let near = [bucket, (bucket + 1) % BUCKETS].into_iter().flat_map(|at| segment.buckets.0[at].iter().flatten());
+            let near =
+                [bucket, (bucket + 1) % BUCKETS].into_iter().flat_map(|at| segment.buckets.0[at].iter().flatten());
             near.chain(&segment.overflow).filter(|s| home(s.tag()) == bucket).for_each(|s| f(s.get()));
         }
         segment.next_position(cursor)

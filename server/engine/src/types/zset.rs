@@ -299,12 +299,9 @@ impl Full {
 
     /// Where (score, name) is or would be: chunk and index in it.
     fn place(&self, score: f64, name: &[u8]) -> (usize, usize) {
-        let before = |s: f64, id: u32| {
-            s < score || (s == score && *self.member(id).name < *name)
-        };
-        let chunk = self.order.firsts.partition_point(|&(s, id)| {
-            s < score || (s == score && *self.member(id).name <= *name)
-        });
+        let before = |s: f64, id: u32| s < score || (s == score && *self.member(id).name < *name);
+        let chunk =
+            self.order.firsts.partition_point(|&(s, id)| s < score || (s == score && *self.member(id).name <= *name));
         let chunk = chunk.saturating_sub(1);
         let at = match self.order.chunks.get(chunk) {
             Some(c) => {
@@ -441,7 +438,9 @@ mod tests {
                     let start = usize::from(name[1]) % (all.len() + 1);
                     let end = (start + 3).min(all.len());
                     zset.remove_ranks(start..end);
-                    all[start..end].iter().for_each(|(n, _)| { model.remove(n); });
+                    all[start..end].iter().for_each(|(n, _)| {
+                        model.remove(n);
+                    });
                 }
             }
             let (mut got, mut back) = (Vec::new(), Vec::new());

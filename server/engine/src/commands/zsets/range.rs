@@ -102,10 +102,9 @@ impl<'a> By<'a> {
                 let range = parse::range(start, stop, zset.len()).unwrap_or(0..0);
                 if reverse { (zset.len() - range.end, zset.len() - range.start) } else { (range.start, range.end) }
             }
-            By::Score(min, max) => (
-                zset.partition_point(|score, _| min.before(score)),
-                zset.partition_point(|score, _| max.up_to(score)),
-            ),
+            By::Score(min, max) => {
+                (zset.partition_point(|score, _| min.before(score)), zset.partition_point(|score, _| max.up_to(score)))
+            }
             By::Lex(min, max) => (
                 zset.partition_point(|_, member| min.before(member)),
                 zset.partition_point(|_, member| max.up_to(member)),
