@@ -1,3 +1,4 @@
 //! Under construction.
 
 pub mod client;
+pub mod local;
