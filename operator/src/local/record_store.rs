@@ -85,8 +85,8 @@ impl RecordStore {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(StoreError::Io { path: self.shown(), error }),
         };
-        let versioned: Versioned<T> = serde_json::from_slice(&bytes)
-            .map_err(|error| StoreError::Damaged { path: self.shown(), error })?;
+        let versioned: Versioned<T> =
+            serde_json::from_slice(&bytes).map_err(|error| StoreError::Damaged { path: self.shown(), error })?;
         Ok(Some((versioned.record, versioned.version)))
     }
 

@@ -160,7 +160,8 @@ impl Run {
             let pause = match started {
                 Ok((mut running, was_taken_over)) => {
                     let pid = running.pid();
-                    self.process.send_modify(|p| *p = Process { life: p.life + 1, state: ProcessState::Running { pid } });
+                    self.process
+                        .send_modify(|p| *p = Process { life: p.life + 1, state: ProcessState::Running { pid } });
                     self.tell(if was_taken_over {
                         ProcessEvent::TakenOver { pid }
                     } else {
