@@ -16,6 +16,7 @@ pub mod error;
 pub mod glob;
 pub mod keyspace;
 pub mod limits;
+pub mod long_double;
 pub mod parse;
 pub mod rng;
 pub mod types;

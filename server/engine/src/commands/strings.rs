@@ -3,6 +3,7 @@
 use super::{R, RF, WF, WM, WMF, family};
 use crate::command::{Acl, CommandResult, Keys};
 use crate::keyspace::Expiry;
+use crate::long_double::LongDouble;
 use crate::parse::{self, eq_ignore_case, integer};
 use crate::{CommandError, Ctx};
 
@@ -276,24 +277,15 @@ fn add(ctx: &mut Ctx<'_>, by: i64) -> CommandResult {
     Ok(())
 }
 
-/// A sum as Redis prints it (`%.17Lf`, then without trailing zeros): plain decimal, no exponent.
-pub(super) fn format_long_double(value: f64) -> String {
-    if value.fract() == 0.0 && value.abs() < 1e17 {
-        return format!("{value:.0}");
-    }
-    // The shortest decimal that reads back is what a long double's 17 digits come to for sums of short decimals.
-    let text = format!("{value}");
-    if text == "-0" { "0".into() } else { text }
-}
-
 fn incrbyfloat(ctx: &mut Ctx<'_>) -> CommandResult {
     let key = ctx.args.at(1);
-    let old = ctx.keys.get_str(key)?.map_or(Ok(0.0), parse::float)?;
-    let new = old + parse::float(ctx.args.at(2))?;
+    let read = |text: &[u8]| LongDouble::parse(text).ok_or(CommandError::NotFloat);
+    let old = ctx.keys.get_str(key)?.map_or(Ok(LongDouble::ZERO), read)?;
+    let new = old + read(ctx.args.at(2))?;
     if !new.is_finite() {
         return Err(CommandError::Static("ERR increment would produce NaN or Infinity"));
     }
-    let text = format_long_double(new);
+    let text = new.format();
     ctx.keys.put_str(key, text.as_bytes(), Expiry::Keep);
     ctx.effects.replace(&[&b"SET"[..], key, text.as_bytes(), b"KEEPTTL"]);
     ctx.out.bulk(text.as_bytes());
