@@ -1,10 +1,10 @@
 //! Hashes.
 
-use super::strings::format_long_double;
 use super::{R, RF, ScanArgs, WF, WMF, family};
 use crate::command::{Acl, CommandResult, Keys};
 use crate::keyspace::Absent;
-use crate::parse::{self, eq_ignore_case, integer};
+use crate::long_double::LongDouble;
+use crate::parse::{eq_ignore_case, integer};
 use crate::types::Hash;
 use crate::{CommandError, Ctx};
 
@@ -165,18 +165,22 @@ fn hincrby(ctx: &mut Ctx<'_>) -> CommandResult {
 
 fn hincrbyfloat(ctx: &mut Ctx<'_>) -> CommandResult {
     let (args, limits) = (ctx.args, ctx.limits);
-    let by = parse::float(args.at(3))?;
+    let by = LongDouble::parse(args.at(3)).ok_or(CommandError::NotFloat)?;
+    if !by.is_finite() {
+        return Err(CommandError::Static("ERR value is NaN or Infinity"));
+    }
     let sum = ctx.keys.edit(args.at(1), Absent::Create, |hash: &mut Hash| {
-        let not_float = CommandError::Static("ERR hash value is not a float");
-        let old = hash.get(args.at(2), |v| v.map_or(Ok(0.0), |v| parse::float(v).map_err(|_| not_float)));
-        let infinite = CommandError::Static("ERR increment would produce NaN or Infinity");
-        let sum = old.and_then(|old| Some(old + by).filter(|sum| sum.is_finite()).ok_or(infinite));
-        let text = sum.map(format_long_double);
-        if let Ok(text) = &text {
+        let old = hash.get(args.at(2), |v| v.map_or(Some(LongDouble::ZERO), LongDouble::parse));
+        let sum = match old.map(|old| old + by) {
+            None => Err(CommandError::Static("ERR hash value is not a float")),
+            Some(sum) if !sum.is_finite() => Err(CommandError::Static("ERR increment would produce NaN or Infinity")),
+            Some(sum) => Ok(sum.format()),
+        };
+        if let Ok(text) = &sum {
             hash.set(args.at(2), text.as_bytes(), limits);
         }
-        let changes = u64::from(text.is_ok());
-        (text, changes)
+        let changes = u64::from(sum.is_ok());
+        (sum, changes)
     })?;
     let text = sum.expect("Absent::Create always calls")?;
     ctx.effects.replace(&[&b"HSET"[..], args.at(1), args.at(2), text.as_bytes()]);
@@ -185,74 +189,77 @@ fn hincrbyfloat(ctx: &mut Ctx<'_>) -> CommandResult {
 }
 
 fn hscan(ctx: &mut Ctx<'_>) -> CommandResult {
+    ScanArgs::cursor(ctx.args.at(2))?;
+    let Some(hash) = ctx.keys.get::<Hash>(ctx.args.at(1))? else {
+        ScanArgs::reply(ctx.out, |_, _| 0);
+        return Ok(());
+    };
     let scan = ScanArgs::parse(ctx.args, 2, false)?;
-    let hash = ctx.keys.get::<Hash>(ctx.args.at(1))?;
-    let mut found: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
-    let next = hash.map_or(0, |hash| {
+    ScanArgs::reply(ctx.out, |out, written| {
         hash.scan(scan.cursor, scan.count, |field, value| {
             if scan.matches(field) {
-                found.push((field.into(), value.into()));
+                out.bulk(field);
+                out.bulk(value);
+                *written += 2;
             }
         })
-    });
-    ctx.out.array(2);
-    ctx.out.bulk(next.to_string().as_bytes());
-    ctx.out.array(found.len() * 2);
-    found.iter().for_each(|(field, value)| {
-        ctx.out.bulk(field);
-        ctx.out.bulk(value);
     });
     Ok(())
 }
 
 fn hrandfield(ctx: &mut Ctx<'_>) -> CommandResult {
-    let count = ctx.args.get(2).map(integer).transpose()?;
+    let Some(count) = ctx.args.get(2).map(random_count).transpose()? else {
+        return one_random_field(ctx);
+    };
     let with_values = match ctx.args.get(3) {
         None => false,
         Some(word) if ctx.args.len() == 4 && eq_ignore_case(word, "WITHVALUES") => true,
         Some(_) => return Err(CommandError::Syntax),
     };
-    if count.is_some_and(|n| n < -(i64::MAX / 2) || n > i64::MAX / 2) {
+    if with_values && count.unsigned_abs() > i64::MAX as u64 / 2 {
         return Err(CommandError::Static("ERR value is out of range"));
     }
-    let hash = ctx.keys.get::<Hash>(ctx.args.at(1))?;
-    let Some(count) = count else {
-        match hash.and_then(|hash| hash.random(ctx.rng, |field, _| field.to_vec())) {
-            Some(field) => ctx.out.bulk(&field),
-            None => ctx.out.null(),
-        }
+    let Some(hash) = ctx.keys.get::<Hash>(ctx.args.at(1))? else {
+        ctx.out.array(0);
         return Ok(());
     };
-    let mut picked: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-    if let Some(hash) = hash {
-        if count < 0 {
-            for _ in 0..count.unsigned_abs() {
-                picked.extend(hash.random(ctx.rng, |f, v| (f.to_vec(), v.to_vec())));
-            }
-        } else {
-            hash.for_each(|f, v| picked.push((f.to_vec(), v.to_vec())));
-            choose(&mut picked, count as usize, ctx.rng);
-        }
-    }
-    let nested = with_values && ctx.out.resp3();
-    ctx.out.array(if with_values && !nested { picked.len() * 2 } else { picked.len() });
-    for (field, value) in &picked {
+    let (out, rng) = (&mut *ctx.out, &mut *ctx.rng);
+    let nested = with_values && out.resp3();
+    let n = if count < 0 { count.unsigned_abs() as usize } else { hash.len().min(count as usize) };
+    out.array(if with_values && !nested { n * 2 } else { n });
+    let write = |field: &[u8], value: &[u8]| {
         if nested {
-            ctx.out.array(2);
+            out.array(2);
         }
-        ctx.out.bulk(field);
+        out.bulk(field);
         if with_values {
-            ctx.out.bulk(value);
+            out.bulk(value);
         }
+    };
+    if count < 0 {
+        hash.random_each(n, rng, write)
+    } else {
+        hash.random_distinct(n, rng, write)
     }
     Ok(())
 }
 
-/// Keeps `count` of the items, chosen at random without repetition.
-pub(super) fn choose<T>(items: &mut Vec<T>, count: usize, rng: &mut crate::Rng) {
-    for i in 0..count.min(items.len()) {
-        let j = i + rng.below(items.len() - i);
-        items.swap(i, j);
+fn one_random_field(ctx: &mut Ctx<'_>) -> CommandResult {
+    match ctx.keys.get::<Hash>(ctx.args.at(1))? {
+        Some(hash) => hash.random_each(1, ctx.rng, |field, _| ctx.out.bulk(field)),
+        None => ctx.out.null(),
     }
-    items.truncate(count);
+    Ok(())
+}
+
+/// How many random elements: negative means that one may come more than once.
+pub(super) fn random_count(arg: &[u8]) -> Result<i64, CommandError> {
+    match integer(arg)? {
+        i64::MIN => Err(CommandError::text(format!(
+            "ERR value is out of range, value must between {} and {}",
+            -i64::MAX,
+            i64::MAX
+        ))),
+        count => Ok(count),
+    }
 }

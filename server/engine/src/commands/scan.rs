@@ -1,6 +1,6 @@
 //! What SCAN, HSCAN, SSCAN and ZSCAN have in common.
 
-use resp::Args;
+use resp::{Args, Encoder};
 
 use crate::{CommandError, glob, parse};
 
@@ -14,10 +14,28 @@ pub struct ScanArgs<'a> {
 }
 
 impl<'a> ScanArgs<'a> {
-    /// Reads the cursor at argument `at` and the options behind it; TYPE is SCAN's alone.
-    pub fn parse(args: Args<'a>, at: usize, with_type: bool) -> Result<Self, CommandError> {
-        let cursor = std::str::from_utf8(args.at(at)).ok().and_then(|t| t.parse().ok());
+    /// Reads a cursor as C's `strtoul` does, so a negative one wraps round and an empty one is 0.
+    pub fn cursor(arg: &[u8]) -> Result<u64, CommandError> {
+        let (negative, digits) = match arg {
+            [b'-', rest @ ..] => (true, rest),
+            [b'+', rest @ ..] => (false, rest),
+            _ => (false, arg),
+        };
+        if digits.is_empty() {
+            return if arg.is_empty() { Ok(0) } else { Err(CommandError::InvalidCursor) };
+        }
+        let cursor = digits.iter().try_fold(0u64, |n, d| {
+            d.is_ascii_digit().then_some(())?;
+            n.checked_mul(10)?.checked_add(u64::from(d - b'0'))
+        });
         let cursor = cursor.ok_or(CommandError::InvalidCursor)?;
+        Ok(if negative { cursor.wrapping_neg() } else { cursor })
+    }
+
+    /// Reads the cursor at argument `at` and the options behind it; TYPE is SCAN's alone. The commands on one key look
+    /// at the key between the two: what is wrong with the options does not matter where there is no key.
+    pub fn parse(args: Args<'a>, at: usize, with_type: bool) -> Result<Self, CommandError> {
+        let cursor = Self::cursor(args.at(at))?;
         let mut scan = Self { cursor, count: 10, pattern: None, type_name: None };
         let mut i = at + 1;
         while i < args.len() {
@@ -37,7 +55,42 @@ impl<'a> ScanArgs<'a> {
         Ok(scan)
     }
 
+    /// The reply of a scan: `scan` writes items that match, counts them, and returns the next cursor.
+    pub fn reply(out: &mut Encoder, scan: impl FnOnce(&mut Encoder, &mut usize) -> u64) {
+        // The cursor stands in front of the items but is known behind them.
+        let (mut items, mut count) = (Encoder::new(out.protocol()), 0);
+        let next = scan(&mut items, &mut count);
+        out.array(2);
+        out.bulk(itoa::Buffer::new().format(next).as_bytes());
+        out.array(count);
+        out.raw(items.buffer());
+    }
+
     pub fn matches(&self, name: &[u8]) -> bool {
         self.pattern.is_none_or(|pattern| glob::matches(pattern, name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cursors_are_read_as_strtoul_reads_them() {
+        for (text, want) in [
+            ("0", Some(0)),
+            ("", Some(0)),
+            ("+5", Some(5)),
+            ("007", Some(7)),
+            ("-1", Some(u64::MAX)),
+            ("18446744073709551615", Some(u64::MAX)),
+            ("18446744073709551616", None),
+            ("-", None),
+            (" 0", None),
+            ("0 ", None),
+            ("0x1", None),
+        ] {
+            assert_eq!(ScanArgs::cursor(text.as_bytes()).ok(), want, "{text:?}");
+        }
     }
 }

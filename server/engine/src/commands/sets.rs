@@ -1,12 +1,14 @@
 //! Sets.
 
-use super::hashes::choose;
+use resp::OwnedArgs;
+
+use super::hashes::random_count;
 use super::{R, RF, ScanArgs, WF, WM, WMF, family};
 use crate::command::{Acl, CommandResult, Keys};
 use crate::keyspace::Absent;
-use crate::parse::{self, eq_ignore_case, integer};
+use crate::parse::{self, eq_ignore_case};
 use crate::types::{Kind, Set};
-use crate::{CommandError, Ctx};
+use crate::{CommandError, Ctx, Limits};
 
 family! { Set, Acl::SET;
     "sadd" sadd(-3, Keys::ONE, WMF) "1.0.0" "O(1) for each element added." "Adds one or more members to a set. Creates the key if it doesn't exist." "key member [member ...]";
@@ -31,6 +33,7 @@ family! { Set, Acl::SET;
 fn sadd(ctx: &mut Ctx<'_>) -> CommandResult {
     let (args, limits) = (ctx.args, ctx.limits);
     let new = ctx.keys.edit(args.at(1), Absent::Create, |set: &mut Set| {
+        set.prepare(args.at(2), args.len() - 2, limits);
         let new = args.skip(2).iter().filter(|member| set.insert(member, limits)).count();
         (new, new as u64)
     })?;
@@ -102,6 +105,9 @@ fn smembers(ctx: &mut Ctx<'_>) -> CommandResult {
     Ok(())
 }
 
+/// Members that one propagated SREM names at most, as in Redis 7.2.
+const SREM_MEMBERS_MAX: usize = 1024;
+
 fn spop(ctx: &mut Ctx<'_>) -> CommandResult {
     let key = ctx.args.at(1);
     match ctx.args.len() {
@@ -110,70 +116,71 @@ fn spop(ctx: &mut Ctx<'_>) -> CommandResult {
                 ctx.out.null();
                 return Ok(());
             };
-            let member = set.random(ctx.rng).expect("a set in the keyspace is not empty").into_owned();
+            let mut member = Vec::new();
+            set.random_each(1, ctx.rng, |m| member.extend_from_slice(m));
             remove(ctx, key, std::iter::once(&member[..]))?;
             ctx.effects.replace(&[&b"SREM"[..], key, &member]);
             ctx.out.bulk(&member);
+            Ok(())
         }
         3 => {
             let count = parse::count(ctx.args.at(2))?;
-            let Some(set) = ctx.keys.get::<Set>(key)? else {
-                ctx.out.set(0);
-                return Ok(());
-            };
-            let mut members = set.to_vec();
-            let all = count >= members.len();
-            choose(&mut members, count, ctx.rng);
-            ctx.out.set(members.len());
-            members.iter().for_each(|member| ctx.out.bulk(member));
-            if members.is_empty() {
-                return Ok(());
-            }
-            remove(ctx, key, members.iter().map(|m| &m[..]))?;
-            if all {
-                ctx.effects.replace(&[&b"DEL"[..], key]);
-            } else {
-                let mut argv = vec![&b"SREM"[..], key];
-                argv.extend(members.iter().map(|m| &m[..]));
-                ctx.effects.replace(&argv);
-            }
+            pop_some(ctx, count)
         }
-        _ => return Err(CommandError::Syntax),
+        _ => Err(CommandError::Syntax),
+    }
+}
+
+fn pop_some(ctx: &mut Ctx<'_>, count: usize) -> CommandResult {
+    let key = ctx.args.at(1);
+    let Some(set) = ctx.keys.get::<Set>(key)?.filter(|_| count > 0) else {
+        ctx.out.set(0);
+        return Ok(());
+    };
+    if count >= set.len() {
+        ctx.out.set(set.len());
+        set.for_each(|member| ctx.out.bulk(member));
+        ctx.keys.remove(key);
+        ctx.effects.replace(&[&b"DEL"[..], key]);
+        return Ok(());
+    }
+    let mut members = OwnedArgs::default();
+    set.random_distinct(count, ctx.rng, |member| members.push(member));
+    let members: Vec<&[u8]> = members.as_args().iter().collect();
+    ctx.out.set(members.len());
+    members.iter().for_each(|member| ctx.out.bulk(member));
+    remove(ctx, key, members.iter().copied())?;
+    let mut argv = Vec::with_capacity(2 + members.len().min(SREM_MEMBERS_MAX));
+    for some in members.chunks(SREM_MEMBERS_MAX) {
+        argv.clear();
+        argv.extend_from_slice(&[&b"SREM"[..], key]);
+        argv.extend_from_slice(some);
+        ctx.effects.replace(&argv);
     }
     Ok(())
 }
 
 fn srandmember(ctx: &mut Ctx<'_>) -> CommandResult {
-    let key = ctx.args.at(1);
-    match ctx.args.len() {
-        2 => {
-            let member = ctx.keys.get::<Set>(key)?.and_then(|set| set.random(ctx.rng));
-            ctx.out.bulk_or_null(member.as_deref());
+    if ctx.args.len() > 3 {
+        return Err(CommandError::Syntax);
+    }
+    let count = ctx.args.get(2).map(random_count).transpose()?;
+    let set = ctx.keys.get::<Set>(ctx.args.at(1))?;
+    let (out, rng) = (&mut *ctx.out, &mut *ctx.rng);
+    match (set, count) {
+        (None, None) => out.null(),
+        (None, Some(_)) => out.array(0),
+        (Some(set), None) => set.random_each(1, rng, |member| out.bulk(member)),
+        (Some(set), Some(count)) if count < 0 => {
+            let n = count.unsigned_abs() as usize;
+            out.array(n);
+            set.random_each(n, rng, |member| out.bulk(member));
         }
-        3 => {
-            let count = integer(ctx.args.at(2))?;
-            if count < -(i64::MAX / 2) {
-                return Err(CommandError::Static("ERR value is out of range"));
-            }
-            let Some(set) = ctx.keys.get::<Set>(key)? else {
-                ctx.out.array(0);
-                return Ok(());
-            };
-            if count < 0 {
-                let n = count.unsigned_abs() as usize;
-                ctx.out.array(n);
-                for _ in 0..n {
-                    let member = set.random(ctx.rng);
-                    ctx.out.bulk_or_null(member.as_deref());
-                }
-            } else {
-                let mut members = set.to_vec();
-                choose(&mut members, count as usize, ctx.rng);
-                ctx.out.array(members.len());
-                members.iter().for_each(|member| ctx.out.bulk(member));
-            }
+        (Some(set), Some(count)) => {
+            let n = set.len().min(count as usize);
+            out.array(n);
+            set.random_distinct(n, rng, |member| out.bulk(member));
         }
-        _ => return Err(CommandError::Syntax),
     }
     Ok(())
 }
@@ -185,60 +192,65 @@ enum Operation {
     Diff,
 }
 
-/// The members that the operation yields, up to `limit` of them. Every key's type is checked, wherever it stands.
-fn combine(ctx: &mut Ctx<'_>, op: Operation, keys: &[&[u8]], limit: usize) -> Result<Set, CommandError> {
-    let limits = ctx.limits;
-    for key in keys {
-        ctx.keys.check::<Set>(key)?;
-    }
-    let mut result = Set::new(limits);
+/// Calls `f` for each member that the operation yields, until it says `false`.
+fn combine(sets: &[Option<&Set>], op: Operation, limits: &Limits, mut f: impl FnMut(&[u8]) -> bool) {
     match op {
-        Operation::Union => {
-            for key in keys {
-                if let Some(set) = ctx.keys.get::<Set>(key)? {
-                    set.for_each(|member| {
-                        result.insert(member, limits);
-                    });
-                }
-            }
+        Operation::Inter => {
+            // Through the smallest set; an absent one is the smallest of all.
+            let by_size = sets.iter().enumerate().min_by_key(|(_, set)| set.map_or(0, Set::len));
+            let Some((smallest, &Some(set))) = by_size else { return };
+            let others = || sets.iter().enumerate().filter(|&(i, _)| i != smallest).filter_map(|(_, set)| *set);
+            set.each_while(|member| !others().all(|other| other.contains(member)) || f(member));
         }
-        Operation::Inter | Operation::Diff => {
-            let mut sizes = Vec::with_capacity(keys.len());
-            for (i, key) in keys.iter().enumerate() {
-                sizes.push((ctx.keys.get::<Set>(key)?.map_or(0, Set::len), i));
-            }
-            // An intersection goes through the smallest set; a difference always through the first.
-            let first = match op {
-                Operation::Inter => sizes.iter().min().map_or(0, |&(_, i)| i),
-                Operation::Union | Operation::Diff => 0,
-            };
-            let mut members = ctx.keys.get::<Set>(keys[first])?.map(Set::to_vec).unwrap_or_default();
-            let want = matches!(op, Operation::Inter);
-            for (i, key) in keys.iter().enumerate() {
-                if i != first {
-                    let set = ctx.keys.get::<Set>(key)?;
-                    members.retain(|member| set.is_some_and(|set| set.contains(member)) == want);
-                }
-            }
-            members.iter().take(limit).for_each(|member| {
-                result.insert(member, limits);
-            });
+        Operation::Diff => {
+            let Some((&Some(first), others)) = sets.split_first() else { return };
+            let others = || others.iter().copied().flatten();
+            first.each_while(|member| others().any(|other| other.contains(member)) || f(member));
         }
+        Operation::Union => union(sets, limits).each_while(f),
     }
-    Ok(result)
+}
+
+fn union(sets: &[Option<&Set>], limits: &Limits) -> Set {
+    let mut union = Set::new(limits);
+    for set in sets.iter().copied().flatten() {
+        set.for_each(|member| {
+            union.insert(member, limits);
+        });
+    }
+    union
 }
 
 fn reply_combined(ctx: &mut Ctx<'_>, op: Operation) -> CommandResult {
     let keys: Vec<_> = ctx.args.skip(1).iter().collect();
-    let result = combine(ctx, op, &keys, usize::MAX)?;
-    ctx.out.set(result.len());
-    result.for_each(|member| ctx.out.bulk(member));
+    let sets = ctx.keys.get_all::<Set>(&keys)?;
+    let (out, mut n) = (&mut *ctx.out, 0);
+    let mark = out.begin();
+    combine(&sets, op, ctx.limits, |member| {
+        out.bulk(member);
+        n += 1;
+        true
+    });
+    out.end_set(mark, n);
     Ok(())
 }
 
 fn store_combined(ctx: &mut Ctx<'_>, op: Operation) -> CommandResult {
     let keys: Vec<_> = ctx.args.skip(2).iter().collect();
-    let result = combine(ctx, op, &keys, usize::MAX)?;
+    let sets = ctx.keys.get_all::<Set>(&keys)?;
+    let limits = ctx.limits;
+    let result = match op {
+        Operation::Union => union(&sets, limits),
+        Operation::Inter | Operation::Diff => {
+            let mut result = Set::new(limits);
+            combine(&sets, op, limits, |member| {
+                result.insert(member, limits);
+                true
+            });
+            result
+        }
+    };
+    drop(sets);
     ctx.out.len_int(result.len());
     ctx.keys.put(ctx.args.at(1), result);
     Ok(())
@@ -262,23 +274,26 @@ pub(super) fn counted_keys<'a>(ctx: &Ctx<'a>, at: usize) -> Result<(Vec<&'a [u8]
     Ok((ctx.args.skip(at + 1).iter().take(n).collect(), at + 1 + n))
 }
 
-/// `[LIMIT n]` as the only option from argument `at` on; 0 means all.
+/// `[LIMIT n]` as the only option from argument `at` on, the last one counts; 0 means all.
 pub(super) fn limit_option(ctx: &Ctx<'_>, at: usize) -> Result<usize, CommandError> {
-    match ctx.args.len() - at {
-        0 => Ok(usize::MAX),
-        2 if eq_ignore_case(ctx.args.at(at), "LIMIT") => {
-            let n = resp::number::parse_i64(ctx.args.at(at + 1)).and_then(|n| usize::try_from(n).ok());
-            let n = n.ok_or(CommandError::Static("ERR LIMIT can't be negative"))?;
-            Ok(if n == 0 { usize::MAX } else { n })
-        }
-        _ => Err(CommandError::Syntax),
+    let mut limit = 0;
+    for i in (at..ctx.args.len()).step_by(2) {
+        let value = ctx.args.get(i + 1).filter(|_| eq_ignore_case(ctx.args.at(i), "LIMIT"));
+        let n = resp::number::parse_i64(value.ok_or(CommandError::Syntax)?).and_then(|n| usize::try_from(n).ok());
+        limit = n.ok_or(CommandError::Static("ERR LIMIT can't be negative"))?;
     }
+    Ok(if limit == 0 { usize::MAX } else { limit })
 }
 
 fn sintercard(ctx: &mut Ctx<'_>) -> CommandResult {
     let (keys, behind) = counted_keys(ctx, 1)?;
     let limit = limit_option(ctx, behind)?;
-    let n = combine(ctx, Operation::Inter, &keys, limit)?.len();
+    let sets = ctx.keys.get_all::<Set>(&keys)?;
+    let mut n = 0;
+    combine(&sets, Operation::Inter, ctx.limits, |_| {
+        n += 1;
+        n < limit
+    });
     ctx.out.len_int(n);
     Ok(())
 }
@@ -300,19 +315,19 @@ fn sdiffstore(ctx: &mut Ctx<'_>) -> CommandResult {
 }
 
 fn sscan(ctx: &mut Ctx<'_>) -> CommandResult {
+    ScanArgs::cursor(ctx.args.at(2))?;
+    let Some(set) = ctx.keys.get::<Set>(ctx.args.at(1))? else {
+        ScanArgs::reply(ctx.out, |_, _| 0);
+        return Ok(());
+    };
     let scan = ScanArgs::parse(ctx.args, 2, false)?;
-    let set = ctx.keys.get::<Set>(ctx.args.at(1))?;
-    let mut found: Vec<Box<[u8]>> = Vec::new();
-    let next = set.map_or(0, |set| {
+    ScanArgs::reply(ctx.out, |out, written| {
         set.scan(scan.cursor, scan.count, |member| {
             if scan.matches(member) {
-                found.push(member.into());
+                out.bulk(member);
+                *written += 1;
             }
         })
     });
-    ctx.out.array(2);
-    ctx.out.bulk(next.to_string().as_bytes());
-    ctx.out.array(found.len());
-    found.iter().for_each(|member| ctx.out.bulk(member));
     Ok(())
 }

@@ -3,7 +3,6 @@
 mod combine;
 mod range;
 
-use super::hashes::choose;
 use super::lists::count_option;
 use super::sets::counted_keys;
 use super::{R, RF, ScanArgs, W, WF, WM, WMF, family};
@@ -383,4 +382,13 @@ fn zscan(ctx: &mut Ctx<'_>) -> CommandResult {
         ctx.out.bulk(&crate::types::zset::score_text(*score));
     }
     Ok(())
+}
+
+/// Keeps `count` of the items, chosen at random without repetition.
+fn choose<T>(items: &mut Vec<T>, count: usize, rng: &mut crate::Rng) {
+    for i in 0..count.min(items.len()) {
+        let j = i + rng.below(items.len() - i);
+        items.swap(i, j);
+    }
+    items.truncate(count);
 }

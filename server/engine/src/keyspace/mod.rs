@@ -250,6 +250,17 @@ enum Guards<'k> {
     Many(Vec<(usize, MutexGuard<'k, Shard>)>),
 }
 
+const ONLY_NAMED_KEYS: &str = "a command touches only keys that its key positions name";
+
+/// Where a shard's guard is: at its own number if all shards are locked.
+#[inline]
+fn index_of(guards: &[(usize, MutexGuard<'_, Shard>)], shard: usize) -> usize {
+    if guards.get(shard).is_some_and(|g| g.0 == shard) {
+        return shard;
+    }
+    guards.binary_search_by_key(&shard, |g| g.0).expect(ONLY_NAMED_KEYS)
+}
+
 /// Locked shards.
 #[derive(Debug)]
 pub struct Locked<'k> {
@@ -263,19 +274,24 @@ impl Locked<'_> {
     pub(crate) fn shard_mut(&mut self, shard: usize) -> &mut Shard {
         match &mut self.guards {
             Guards::One(number, guard) => {
-                assert!(*number == shard, "a command touches only keys that its key positions name");
+                assert!(*number == shard, "{ONLY_NAMED_KEYS}");
                 guard
             }
             Guards::Many(guards) => {
-                let at = if guards.get(shard).is_some_and(|g| g.0 == shard) {
-                    shard
-                } else {
-                    guards
-                        .binary_search_by_key(&shard, |g| g.0)
-                        .expect("a command touches only keys that its key positions name")
-                };
+                let at = index_of(guards, shard);
                 &mut guards[at].1
             }
+        }
+    }
+
+    /// As [`Locked::shard_mut`], to look only.
+    pub(crate) fn shard(&self, shard: usize) -> &Shard {
+        match &self.guards {
+            Guards::One(number, guard) => {
+                assert!(*number == shard, "{ONLY_NAMED_KEYS}");
+                guard
+            }
+            Guards::Many(guards) => &guards[index_of(guards, shard)].1,
         }
     }
 

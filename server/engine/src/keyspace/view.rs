@@ -1,5 +1,7 @@
 //! [`KeysView`]: one database through the locked shards, the only way a command touches data.
 
+use smallvec::SmallVec;
+
 use super::entry::{EntryRef, Slot, Value, ValueRef};
 use super::table::{self, Cursor, Place};
 use super::{Keyspace, Locked, Shard};
@@ -247,6 +249,25 @@ impl<'a> KeysView<'a> {
             Some(ValueRef::Object(object)) => T::of(object).map(Some).ok_or(CommandError::WrongType),
             Some(ValueRef::Str(_)) => Err(CommandError::WrongType),
         }
+    }
+
+    /// The collections at several keys, together. A wrong type among them fails, wherever it stands.
+    pub fn get_all<T: Kind>(&mut self, keys: &[&[u8]]) -> Result<SmallVec<[Option<&T>; 8]>, CommandError> {
+        // First what changes something: expiry, access times, counters. Then shared borrows only.
+        let mut living = SmallVec::<[bool; 8]>::with_capacity(keys.len());
+        for key in keys {
+            living.push(self.get::<T>(key)?.is_some());
+        }
+        let this = &*self;
+        let at = |(key, living): (&&[u8], bool)| {
+            let hash = this.keyspace.hash(key);
+            let table = &this.locked.shard(this.keyspace.shard_of(hash)).dbs[this.db];
+            match table.at(living.then(|| table.find(hash, key))??).value() {
+                ValueRef::Object(object) => T::of(object),
+                ValueRef::Str(_) => None,
+            }
+        };
+        Ok(keys.iter().zip(living).map(at).collect())
     }
 
     /// The string at `key`.

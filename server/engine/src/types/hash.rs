@@ -2,7 +2,7 @@
 
 use super::Kind;
 use super::listpack::Listpack;
-use super::members::Members;
+use super::members::{Members, Sample};
 use crate::{Limits, Rng};
 
 /// Fields and their values. Turns from packed to table exactly where Redis does, and never back.
@@ -33,6 +33,7 @@ impl Kind for Hash {
     crate::kind_of_object!(Hash);
 }
 
+#[expect(clippy::len_without_is_empty, reason = "`Kind` has it")]
 impl Hash {
     pub fn len(&self) -> usize {
         match self {
@@ -56,9 +57,17 @@ impl Hash {
         self.get(field, |v| v.is_some())
     }
 
-    /// Turns into a table at once if these arguments will not fit in the packed form: saves packing in vain.
-    pub fn prepare<'a>(&mut self, mut args: impl Iterator<Item = &'a [u8]>, limits: &Limits) {
-        if matches!(self, Hash::Packed(_)) && args.any(|arg| arg.len() > limits.hash_max_listpack_value) {
+    /// Turns into a table at once if these fields and values will not fit in the packed form. Redis 7.2 guesses that
+    /// all fields are new, and so do we: `OBJECT ENCODING` tells.
+    pub fn prepare<'a>(&mut self, args: impl ExactSizeIterator<Item = &'a [u8]>, limits: &Limits) {
+        let Hash::Packed(list) = self else { return };
+        let mut fits = args.len() / 2 <= limits.hash_max_listpack_entries;
+        let mut bytes = 0usize;
+        for arg in args {
+            fits &= arg.len() <= limits.hash_max_listpack_value;
+            bytes = bytes.saturating_add(arg.len());
+        }
+        if !(fits && list.has_room(bytes)) {
             self.unpack();
         }
     }
@@ -76,7 +85,8 @@ impl Hash {
     /// Sets a field; `true` if it is new.
     pub fn set(&mut self, field: &[u8], value: &[u8], limits: &Limits) -> bool {
         if let Hash::Packed(list) = self {
-            let long = field.len().max(value.len()) > limits.hash_max_listpack_value;
+            let long = field.len().max(value.len()) > limits.hash_max_listpack_value
+                || !list.has_room(field.len() + value.len());
             match list.find(field, 2).and_then(|pos| list.next(pos)) {
                 Some(pos) if !long => {
                     list.replace(pos, value);
@@ -127,14 +137,87 @@ impl Hash {
         }
     }
 
-    /// A field chosen at random, with its value.
-    pub fn random<R>(&self, rng: &mut Rng, f: impl FnOnce(&[u8], &[u8]) -> R) -> Option<R> {
+    /// Calls `f` for `n` fields chosen at random, one perhaps more than once.
+    pub fn random_each(&self, n: usize, rng: &mut Rng, mut f: impl FnMut(&[u8], &[u8])) {
+        for _ in 0..n {
+            match self {
+                Hash::Packed(list) => {
+                    let field = list.nth(rng.below(self.len().max(1)) * 2);
+                    if let Some((field, value)) = field.and_then(|pos| Some((pos, list.next(pos)?))) {
+                        f(&list.get(field).bytes(), &list.get(value).bytes());
+                    }
+                }
+                Hash::Table(table) => {
+                    if let Some((field, value)) = table.random(rng) {
+                        f(field, value);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Calls `f` for `n` different fields chosen at random, at most all.
+    pub fn random_distinct(&self, n: usize, rng: &mut Rng, mut f: impl FnMut(&[u8], &[u8])) {
         match self {
             Hash::Packed(list) => {
-                let (field, value) = list.pairs().nth(rng.below(self.len()))?;
-                Some(f(&field.bytes(), &value.bytes()))
+                let mut sample = Sample::new(n, self.len());
+                let chosen = list.pairs().filter(|_| sample.takes(rng));
+                chosen.for_each(|(field, value)| f(&field.bytes(), &value.bytes()));
             }
-            Hash::Table(table) => table.random(rng).map(|(field, value)| f(field, value)),
+            Hash::Table(table) => table.random_distinct(n, rng, f),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    /// Whether Redis 7.2 would keep the pairs that were ever set in a listpack: the entries and lengths of all times
+    /// count, because a table does not turn back.
+    #[derive(Default)]
+    struct Model {
+        pairs: BTreeMap<Vec<u8>, Vec<u8>>,
+        table: bool,
+    }
+
+    fn text() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![
+            8 => (-300i64..300).prop_map(|n| n.to_string().into_bytes()),
+            8 => prop::collection::vec(any::<u8>(), 0..4),
+            1 => prop::collection::vec(any::<u8>(), 9..12),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_hash_is_a_map_and_turns_where_redis_does(ops in prop::collection::vec((0u8..6, text(), text()), 1..150), entries in 0usize..40) {
+            let limits = Limits { hash_max_listpack_entries: entries, hash_max_listpack_value: 10, ..Limits::default() };
+            let (mut hash, mut model) = (Hash::new(&limits), Model::default());
+            for (op, field, value) in ops {
+                if op == 0 {
+                    prop_assert_eq!(hash.remove(&field), model.pairs.remove(&field).is_some());
+                } else {
+                    model.table |= field.len().max(value.len()) > 10;
+                    prop_assert_eq!(hash.set(&field, &value, &limits), model.pairs.insert(field.clone(), value.clone()).is_none());
+                    model.table |= model.pairs.len() > entries;
+                    prop_assert!(hash.get(&field, |v| v == Some(&value[..])));
+                }
+                prop_assert_eq!(hash.len(), model.pairs.len());
+                prop_assert_eq!(hash.encoding(), if model.table { "hashtable" } else { "listpack" });
+            }
+            let mut all = BTreeMap::new();
+            hash.for_each(|f, v| { all.insert(f.to_vec(), v.to_vec()); });
+            prop_assert_eq!(&all, &model.pairs);
+            let mut scanned = BTreeMap::new();
+            let mut cursor = 0;
+            loop {
+                cursor = hash.scan(cursor, 3, |f, v| { scanned.insert(f.to_vec(), v.to_vec()); });
+                if cursor == 0 { break; }
+            }
+            prop_assert_eq!(scanned, model.pairs);
         }
     }
 }

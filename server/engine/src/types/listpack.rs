@@ -11,6 +11,7 @@ use std::borrow::Cow;
 const HEADER: usize = 6;
 const END: u8 = 0xFF;
 const COUNT_UNKNOWN: u16 = u16::MAX;
+const BYTES_MAX: usize = 1 << 30;
 
 /// A value: what looks like an integer is stored as one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +59,7 @@ impl Default for Listpack {
 pub type Pos = usize;
 
 /// Decodes the entry at the front of `buf`: (value, bytes without back-length). `None`: not one.
+#[inline]
 fn decode(buf: &[u8]) -> Option<(Item<'_>, usize)> {
     let first = *buf.first()?;
     let string = |at: usize, len: usize| Some((Item::Str(buf.get(at..at.checked_add(len)?)?), at + len));
@@ -87,50 +89,76 @@ fn decode(buf: &[u8]) -> Option<(Item<'_>, usize)> {
     }
 }
 
-fn encode(value: &[u8], out: &mut Vec<u8>) {
-    let start = out.len();
-    match resp::number::parse_i64(value) {
-        Some(n) => encode_int(n, out),
-        None => {
-            match value.len() {
-                len @ 0..=63 => out.push(0x80 | len as u8),
-                len @ 64..=4095 => out.extend_from_slice(&[0xE0 | (len >> 8) as u8, len as u8]),
-                len => {
-                    out.push(0xF0);
-                    out.extend_from_slice(&(len as u32).to_le_bytes());
-                }
-            }
-            out.extend_from_slice(value);
-        }
-    }
-    push_back_len(out.len() - start, out);
+/// An entry about to be written: what stands in front of the value's bytes, they, and the back-length.
+struct Encoded<'a> {
+    head: ([u8; 9], usize),
+    body: &'a [u8],
+    back: ([u8; 5], usize),
 }
 
-fn encode_int(n: i64, out: &mut Vec<u8>) {
-    let le = n.to_le_bytes();
-    match n {
-        0..=127 => out.push(n as u8),
-        -4096..=4095 => {
-            let n = (n & 0x1FFF) as u16;
-            out.extend_from_slice(&[0xC0 | (n >> 8) as u8, n as u8]);
+impl<'a> Encoded<'a> {
+    fn new(value: &'a [u8]) -> Self {
+        let mut head = [0; 9];
+        let (head_len, body) = match resp::number::parse_i64(value) {
+            Some(n) => (encode_int(n, &mut head), &value[..0]),
+            None => (encode_len(value.len(), &mut head), value),
+        };
+        let len = head_len + body.len();
+        let mut back = [0; 5];
+        let back_len = back_len_size(len);
+        for (i, byte) in back[..back_len].iter_mut().enumerate() {
+            let bits = (len >> (7 * (back_len - 1 - i))) as u8 & 0x7F;
+            *byte = if i == 0 { bits } else { bits | 0x80 };
         }
-        -32768..=32767 => {
-            out.push(0xF1);
-            out.extend_from_slice(&le[..2]);
+        Self { head: (head, head_len), body, back: (back, back_len) }
+    }
+
+    fn len(&self) -> usize {
+        self.head.1 + self.body.len() + self.back.1
+    }
+
+    fn parts(&self) -> [&[u8]; 3] {
+        [&self.head.0[..self.head.1], self.body, &self.back.0[..self.back.1]]
+    }
+}
+
+fn encode_len(len: usize, head: &mut [u8; 9]) -> usize {
+    match len {
+        0..=63 => {
+            head[0] = 0x80 | len as u8;
+            1
         }
-        -8_388_608..=8_388_607 => {
-            out.push(0xF2);
-            out.extend_from_slice(&le[..3]);
-        }
-        -2_147_483_648..=2_147_483_647 => {
-            out.push(0xF3);
-            out.extend_from_slice(&le[..4]);
+        64..=4095 => {
+            head[..2].copy_from_slice(&[0xE0 | (len >> 8) as u8, len as u8]);
+            2
         }
         _ => {
-            out.push(0xF4);
-            out.extend_from_slice(&le);
+            head[0] = 0xF0;
+            head[1..5].copy_from_slice(&(len as u32).to_le_bytes());
+            5
         }
     }
+}
+
+fn encode_int(n: i64, head: &mut [u8; 9]) -> usize {
+    let (mark, width) = match n {
+        0..=127 => {
+            head[0] = n as u8;
+            return 1;
+        }
+        -4096..=4095 => {
+            let n = (n & 0x1FFF) as u16;
+            head[..2].copy_from_slice(&[0xC0 | (n >> 8) as u8, n as u8]);
+            return 2;
+        }
+        -32768..=32767 => (0xF1, 2),
+        -8_388_608..=8_388_607 => (0xF2, 3),
+        -2_147_483_648..=2_147_483_647 => (0xF3, 4),
+        _ => (0xF4, 8),
+    };
+    head[0] = mark;
+    head[1..=width].copy_from_slice(&n.to_le_bytes()[..width]);
+    1 + width
 }
 
 fn back_len_size(len: usize) -> usize {
@@ -143,12 +171,13 @@ fn back_len_size(len: usize) -> usize {
     }
 }
 
-fn push_back_len(len: usize, out: &mut Vec<u8>) {
+/// True if the back-length at `at` is `len`, written in its one form.
+fn back_len_is(buf: &[u8], at: usize, len: usize) -> bool {
     let size = back_len_size(len);
-    for i in 0..size {
+    (0..size).all(|i| {
         let bits = (len >> (7 * (size - 1 - i))) as u8 & 0x7F;
-        out.push(if i == 0 { bits } else { bits | 0x80 });
-    }
+        buf.get(at + i) == Some(&if i == 0 { bits } else { bits | 0x80 })
+    })
 }
 
 impl Listpack {
@@ -164,12 +193,10 @@ impl Listpack {
         let (mut at, mut count) = (HEADER, 0usize);
         while buf[at] != END {
             let Some((_, len)) = decode(&buf[at..buf.len() - 1]) else { return fail(at, "no such entry") };
-            let mut back = Vec::with_capacity(5);
-            push_back_len(len, &mut back);
-            if buf.get(at + len..at + len + back.len()) != Some(&back[..]) {
+            if !back_len_is(&buf, at + len, len) {
                 return fail(at, "wrong back-length");
             }
-            at += len + back.len();
+            at += len + back_len_size(len);
             count += 1;
             if at >= buf.len() {
                 return fail(at, "no end mark");
@@ -284,9 +311,17 @@ impl Listpack {
         std::iter::from_fn(move || Some((items.next()?, items.next()?)))
     }
 
+    /// True if values of so many bytes may be added: beyond a gibibyte (Redis's safety limit) the header's total
+    /// would come near its end.
+    pub fn has_room(&self, bytes: usize) -> bool {
+        self.buf.len().saturating_add(bytes) < BYTES_MAX
+    }
+
     pub fn push_back(&mut self, value: &[u8]) {
+        let entry = Encoded::new(value);
+        self.reserve(entry.len());
         self.buf.pop();
-        encode(value, &mut self.buf);
+        entry.parts().iter().for_each(|part| self.buf.extend_from_slice(part));
         self.buf.push(END);
         self.update_header(1);
     }
@@ -297,9 +332,7 @@ impl Listpack {
 
     /// Inserts before the entry at `pos` (or at the end).
     pub fn insert(&mut self, pos: Pos, value: &[u8]) {
-        let mut entry = Vec::with_capacity(value.len() + 10);
-        encode(value, &mut entry);
-        self.buf.splice(pos..pos, entry);
+        self.put(pos, 0, &Encoded::new(value));
         self.update_header(1);
     }
 
@@ -310,14 +343,35 @@ impl Listpack {
 
     pub fn replace(&mut self, pos: Pos, value: &[u8]) {
         let old = self.entry(pos).1;
-        let mut entry = Vec::with_capacity(value.len() + 10);
-        encode(value, &mut entry);
-        if entry.len() == old {
-            self.buf[pos..pos + old].copy_from_slice(&entry);
-        } else {
-            self.buf.splice(pos..pos + old, entry);
-        }
+        self.put(pos, old, &Encoded::new(value));
         self.update_header(0);
+    }
+
+    /// Writes an entry over the `old` bytes at `pos`; what is behind them moves.
+    fn put(&mut self, pos: Pos, old: usize, entry: &Encoded<'_>) {
+        let (new, len) = (entry.len(), self.buf.len());
+        if new > old {
+            self.reserve(new - old);
+            self.buf.resize(len + new - old, 0);
+        }
+        if new != old {
+            self.buf.copy_within(pos + old..len, pos + new);
+            self.buf.truncate(len + new - old);
+        }
+        let mut at = pos;
+        for part in entry.parts() {
+            self.buf[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
+    }
+
+    /// Room for `more` bytes. An eighth to spare at most, about a size class of the allocator: doubling would waste a
+    /// third of the memory of small collections.
+    fn reserve(&mut self, more: usize) {
+        let needed = self.buf.len() + more;
+        if needed > self.buf.capacity() {
+            self.buf.reserve_exact(more + needed / 8);
+        }
     }
 
     /// Removes `n` entries from `pos` on.
@@ -333,7 +387,25 @@ impl Listpack {
 
     /// Looks for `value` in every `step`-th entry, beginning with the first.
     pub fn find(&self, value: &[u8], step: usize) -> Option<Pos> {
-        self.positions().step_by(step).find(|&pos| self.get(pos).is(value))
+        let int = resp::number::parse_i64(value);
+        let (mut pos, mut skip) = (HEADER, 0);
+        while pos < self.end() {
+            let (item, len) = self.entry(pos);
+            if skip > 0 {
+                skip -= 1;
+            } else {
+                let found = match item {
+                    Item::Str(bytes) => bytes == value,
+                    Item::Int(n) => int == Some(n),
+                };
+                if found {
+                    return Some(pos);
+                }
+                skip = step - 1;
+            }
+            pos += len;
+        }
+        None
     }
 }
 
@@ -373,6 +445,31 @@ mod tests {
             }
         }
 
+        /// One wrong byte anywhere: refused, or still a listpack that can be walked both ways.
+        #[test]
+        fn a_damaged_listpack_is_refused_or_sound(
+            values in prop::collection::vec(value(), 1..8), at in any::<prop::sample::Index>(), byte in any::<u8>(),
+        ) {
+            let mut list = Listpack::default();
+            values.iter().for_each(|v| list.push_back(v));
+            let mut bytes = list.as_bytes().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] = byte;
+            prop_assert!(Listpack::from_bytes(bytes[..bytes.len() - 1].to_vec()).is_err());
+            if let Ok(list) = Listpack::from_bytes(bytes) {
+                prop_assert_eq!(list.iter().count(), list.len());
+                prop_assert_eq!(std::iter::successors(list.last(), |&p| list.prev(p)).count(), list.len());
+            }
+        }
+
+        #[test]
+        fn find_looks_at_every_nth_entry(values in prop::collection::vec("[ab0-3]{0,2}", 0..12), wanted in "[ab0-3]{0,2}", step in 1usize..4) {
+            let mut list = Listpack::default();
+            values.iter().for_each(|v| list.push_back(v.as_bytes()));
+            let want = (0..values.len()).step_by(step).find(|&i| values[i] == wanted);
+            prop_assert_eq!(list.find(wanted.as_bytes(), step), want.and_then(|i| list.nth(i)));
+        }
+
         #[test]
         fn bytes_from_outside_are_refused_or_sound(mut bytes in prop::collection::vec(any::<u8>(), 0..60)) {
             if bytes.len() >= 7 {
@@ -383,5 +480,46 @@ mod tests {
                 prop_assert_eq!(list.iter().count(), list.len());
             }
         }
+    }
+
+    /// The layout of redis-server's `DEBUG LISTPACK` and DUMP for the same values.
+    #[test]
+    fn every_encoding_has_its_bytes() {
+        let entry = |value: &[u8]| {
+            let mut list = Listpack::default();
+            list.push_back(value);
+            list.as_bytes()[HEADER..list.as_bytes().len() - 1].to_vec()
+        };
+        for (value, want) in [
+            (&b"0"[..], &[0x00, 1][..]),
+            (b"127", &[0x7F, 1]),
+            (b"128", &[0xC0, 0x80, 2]),
+            (b"-1", &[0xDF, 0xFF, 2]),
+            (b"4095", &[0xCF, 0xFF, 2]),
+            (b"4096", &[0xF1, 0x00, 0x10, 3]),
+            (b"-4097", &[0xF1, 0xFF, 0xEF, 3]),
+            (b"32768", &[0xF2, 0x00, 0x80, 0x00, 4]),
+            (b"8388608", &[0xF3, 0x00, 0x00, 0x80, 0x00, 5]),
+            (b"2147483648", &[0xF4, 0, 0, 0, 0x80, 0, 0, 0, 0, 9]),
+            (b"01", &[0x82, b'0', b'1', 3]),
+            (b"", &[0x80, 1]),
+        ] {
+            assert_eq!(entry(value), want, "{}", String::from_utf8_lossy(value));
+        }
+        assert_eq!(entry(&[b'x'; 64])[..2], [0xE0, 64]);
+        assert_eq!(entry(&[b'x'; 4096])[..5], [0xF0, 0x00, 0x10, 0, 0]);
+        // 126 bytes and two in front of them are 128: the back-length's first two-byte form.
+        assert_eq!(entry(&[b'x'; 126])[128..], [1, 0x80]);
+        assert_eq!(entry(&[b'x'; 20_000])[20_005..], [1, 0x9C, 0xA5]);
+    }
+
+    #[test]
+    fn more_entries_than_the_header_can_count_are_counted() {
+        let mut list = Listpack::default();
+        (0..70_000).for_each(|_| list.push_back(b"1"));
+        assert_eq!(list.len(), 70_000);
+        list.remove(HEADER, 69_990);
+        assert_eq!(list.len(), 10);
+        assert_eq!(Listpack::from_bytes(list.as_bytes().to_vec()), Ok(list));
     }
 }

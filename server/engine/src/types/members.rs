@@ -1,6 +1,11 @@
 //! A table of members, each with bytes of its own: what large hashes and sets are made of. The keyspace's table with
 //! its thin entries serves here too: growth is bounded by a segment, and a scan never misses what was there throughout.
 
+use std::hash::BuildHasherDefault;
+
+use hashbrown::HashSet;
+use siphasher::sip::SipHasher13;
+
 use crate::Rng;
 use crate::keyspace::entry::{EntryRef, Slot, ValueRef};
 use crate::keyspace::table::{self, Cursor, Table};
@@ -23,7 +28,7 @@ pub fn seed(seed: [u64; 2]) {
 pub(crate) fn hash(member: &[u8]) -> u64 {
     use std::hash::Hasher;
     let [a, b] = *SEED.get().unwrap_or(&[0, 0]);
-    let mut hasher = siphasher::sip::SipHasher13::new_with_keys(a, b);
+    let mut hasher = SipHasher13::new_with_keys(a, b);
     hasher.write(member);
     hasher.finish()
 }
@@ -113,15 +118,140 @@ impl Members {
         if self.is_empty() {
             return None;
         }
-        let mut position = Some(Cursor::from_bits(rng.next_u64()));
+        let mut position = Cursor::from_bits(rng.next_u64());
         loop {
-            let at = position.unwrap_or_default();
-            let mut here = Vec::new();
-            let next = self.table.peek_at(at, |entry| here.push(entry));
-            if !here.is_empty() {
-                return Some(parts(here[rng.below(here.len())]));
+            // One of those at this position, each with the same chance; the next position if there is none.
+            let (mut chosen, mut seen) = (None, 0);
+            let next = self.table.peek_at(position, |entry| {
+                seen += 1;
+                if rng.below(seen) == 0 {
+                    chosen = Some(entry);
+                }
+            });
+            match chosen {
+                Some(entry) => return Some(parts(entry)),
+                None => position = next.unwrap_or_default(),
             }
-            position = next;
         }
+    }
+
+    /// Calls `f` for `n` different members chosen at random, at most all.
+    pub fn random_distinct(&self, n: usize, rng: &mut Rng, mut f: impl FnMut(&[u8], &[u8])) {
+        // Few of many are drawn until enough are different; many of few are chosen in one pass over all.
+        const MANY: usize = 3;
+        if n.saturating_mul(MANY) > self.len() {
+            let mut sample = Sample::new(n, self.len());
+            self.iter().filter(|_| sample.takes(rng)).for_each(|(member, value)| f(member, value));
+            return;
+        }
+        let mut drawn: HashSet<*const u8, BuildHasherDefault<SipHasher13>> = HashSet::default();
+        while drawn.len() < n {
+            let Some((member, value)) = self.random(rng) else { return };
+            // Members do not move as long as the table is borrowed: the address stands for the member.
+            if drawn.insert(member.as_ptr()) {
+                f(member, value);
+            }
+        }
+    }
+}
+
+/// Chooses some of a sequence in one pass over it, every subset of that size with the same chance.
+#[derive(Debug)]
+pub(super) struct Sample {
+    wanted: usize,
+    left: usize,
+}
+
+impl Sample {
+    /// `wanted` of `len`; all if that is more.
+    pub(super) fn new(wanted: usize, len: usize) -> Self {
+        Self { wanted: wanted.min(len), left: len }
+    }
+
+    /// Called once for each of the sequence: whether it is chosen.
+    pub(super) fn takes(&mut self, rng: &mut Rng) -> bool {
+        let taken = self.wanted > 0 && (self.wanted == self.left || rng.below(self.left) < self.wanted);
+        self.wanted -= usize::from(taken);
+        self.left -= 1;
+        taken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Rng;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    fn of(n: u32) -> Members {
+        let mut members = Members::default();
+        (0..n).for_each(|i| {
+            members.insert(&i.to_be_bytes(), b"");
+        });
+        members
+    }
+
+    proptest! {
+        #[test]
+        fn members_are_a_map(ops in prop::collection::vec((0u8..4, 0u16..600, "[a-z]{0,300}"), 1..400)) {
+            let (mut members, mut model) = (Members::default(), BTreeMap::<Vec<u8>, Vec<u8>>::new());
+            for (op, name, value) in ops {
+                let (name, value) = (name.to_string().into_bytes(), value.into_bytes());
+                match op {
+                    0 => prop_assert_eq!(members.remove(&name), model.remove(&name).is_some()),
+                    1 => prop_assert_eq!(members.get(&name), model.get(&name).map(|v| &v[..])),
+                    _ => prop_assert_eq!(members.insert(&name, &value), model.insert(name, value).is_none()),
+                }
+                prop_assert_eq!(members.len(), model.len());
+            }
+            let all: BTreeMap<_, _> = members.clone().iter().map(|(n, v)| (n.to_vec(), v.to_vec())).collect();
+            prop_assert_eq!(all, model);
+        }
+
+        #[test]
+        fn a_sample_has_the_wanted_size_and_no_member_twice(n in 0usize..130, len in 0u32..120, seed in any::<u64>()) {
+            let (members, mut rng) = (of(len), Rng::new(seed));
+            let mut got = Vec::new();
+            members.random_distinct(n, &mut rng, |member, _| got.push(member.to_vec()));
+            prop_assert_eq!(got.len(), n.min(len as usize));
+            prop_assert!(got.iter().all(|m| members.contains(m)));
+            prop_assert_eq!(got.iter().collect::<BTreeSet<_>>().len(), got.len());
+        }
+    }
+
+    #[test]
+    fn a_scan_returns_every_member_that_is_there_throughout() {
+        let mut members = of(2_000);
+        let (mut seen, mut cursor, mut new) = (BTreeSet::new(), 0, 2_000u32);
+        loop {
+            cursor = members.scan(cursor, 10, &mut |member, _| {
+                seen.insert(member.to_vec());
+            });
+            if cursor == 0 {
+                break;
+            }
+            // The table grows, and those that are not meant to stay go.
+            for _ in 0..20 {
+                members.insert(&new.to_be_bytes(), b"");
+                new += 1;
+            }
+            members.remove(&(new - 7).to_be_bytes());
+        }
+        assert!((0..2_000u32).all(|i| seen.contains(&i.to_be_bytes()[..])));
+        assert!(new > 4_000, "the table grew while it was scanned");
+    }
+
+    #[test]
+    fn every_member_can_be_drawn_and_every_one_can_be_left_out() {
+        let (members, mut rng) = (of(50), Rng::new(7));
+        let (mut drawn, mut sampled) = (BTreeMap::<Vec<u8>, u32>::new(), BTreeMap::<Vec<u8>, u32>::new());
+        for _ in 0..2_000 {
+            *drawn.entry(members.random(&mut rng).expect("it is not empty").0.to_vec()).or_default() += 1;
+            members.random_distinct(25, &mut rng, |m, _| *sampled.entry(m.to_vec()).or_default() += 1);
+        }
+        assert_eq!((drawn.len(), sampled.len()), (50, 50));
+        // Half of 2,000 each, give or take five standard deviations of 22.
+        assert!(sampled.values().all(|n| (890..1110).contains(n)), "{sampled:?}");
     }
 }
