@@ -56,7 +56,9 @@ pub struct History {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Psync {
     /// Go on from this offset.
-    Continue { from: u64 },
+    Continue {
+        from: u64,
+    },
     Full(&'static str),
 }
 

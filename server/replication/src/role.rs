@@ -201,7 +201,14 @@ impl Role {
     }
 
     /// R3: the operator's lease, counted from `token_ms`, the moment at which this master sent its request.
-    pub fn lease(&mut self, epoch: u64, incarnation: u64, duration_ms: u64, token_ms: u64, now_ms: u64) -> Result<u64, Refusal> {
+    pub fn lease(
+        &mut self,
+        epoch: u64,
+        incarnation: u64,
+        duration_ms: u64,
+        token_ms: u64,
+        now_ms: u64,
+    ) -> Result<u64, Refusal> {
         if incarnation != self.incarnation {
             return Err(Refusal::WrongIncarnation(self.incarnation));
         }
