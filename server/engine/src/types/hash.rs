@@ -1,7 +1,7 @@
 //! Hashes: a listpack of fields and values while small, then a table of thin entries.
 
 use super::Kind;
-use super::listpack::Listpack;
+use super::listpack::{Item, Listpack};
 use super::members::{Members, Sample};
 use crate::{Limits, Rng};
 
@@ -46,7 +46,7 @@ impl Hash {
     pub fn get<R>(&self, field: &[u8], f: impl FnOnce(Option<&[u8]>) -> R) -> R {
         match self {
             Hash::Packed(list) => match list.find(field, 2).and_then(|pos| list.next(pos)) {
-                Some(pos) => f(Some(&list.get(pos).bytes())),
+                Some(pos) => list.get(pos).with(|value| f(Some(value))),
                 None => f(None),
             },
             Hash::Table(table) => f(table.get(field)),
@@ -76,7 +76,7 @@ impl Hash {
         if let Hash::Packed(list) = self {
             let mut table = Members::default();
             list.pairs().for_each(|(field, value)| {
-                table.insert(&field.bytes(), &value.bytes());
+                field.with(|field| value.with(|value| table.insert(field, value)));
             });
             *self = Hash::Table(table);
         }
@@ -121,7 +121,7 @@ impl Hash {
 
     pub fn for_each(&self, mut f: impl FnMut(&[u8], &[u8])) {
         match self {
-            Hash::Packed(list) => list.pairs().for_each(|(field, value)| f(&field.bytes(), &value.bytes())),
+            Hash::Packed(list) => list.pairs().for_each(|(field, value)| both(field, value, &mut f)),
             Hash::Table(table) => table.iter().for_each(|(field, value)| f(field, value)),
         }
     }
@@ -144,7 +144,7 @@ impl Hash {
                 Hash::Packed(list) => {
                     let field = list.nth(rng.below(self.len().max(1)) * 2);
                     if let Some((field, value)) = field.and_then(|pos| Some((pos, list.next(pos)?))) {
-                        f(&list.get(field).bytes(), &list.get(value).bytes());
+                        both(list.get(field), list.get(value), &mut f);
                     }
                 }
                 Hash::Table(table) => {
@@ -162,11 +162,15 @@ impl Hash {
             Hash::Packed(list) => {
                 let mut sample = Sample::new(n, self.len());
                 let chosen = list.pairs().filter(|_| sample.takes(rng));
-                chosen.for_each(|(field, value)| f(&field.bytes(), &value.bytes()));
+                chosen.for_each(|(field, value)| both(field, value, &mut f));
             }
             Hash::Table(table) => table.random_distinct(n, rng, f),
         }
     }
+}
+
+fn both(field: Item<'_>, value: Item<'_>, f: &mut impl FnMut(&[u8], &[u8])) {
+    field.with(|field| value.with(|value| f(field, value)));
 }
 
 #[cfg(test)]

@@ -29,6 +29,14 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// Gives the stored bytes to `f`, without an allocation.
+    pub fn with<R>(self, f: impl FnOnce(&[u8]) -> R) -> R {
+        match self {
+            Item::Str(bytes) => f(bytes),
+            Item::Int(n) => f(itoa::Buffer::new().format(n).as_bytes()),
+        }
+    }
+
     pub fn is(self, value: &[u8]) -> bool {
         match self {
             Item::Str(bytes) => bytes == value,
@@ -385,25 +393,27 @@ impl Listpack {
         self.update_header(-(removed as i32));
     }
 
-    /// Looks for `value` in every `step`-th entry, beginning with the first.
+    /// Looks for `value` in every `step`-th entry, beginning with the first. Compares encoded bytes: every value has
+    /// one encoding.
     pub fn find(&self, value: &[u8], step: usize) -> Option<Pos> {
-        let int = resp::number::parse_i64(value);
+        let wanted = Encoded::new(value);
+        let [head, body, _] = wanted.parts();
+        let entries = &self.buf[..self.end()];
         let (mut pos, mut skip) = (HEADER, 0);
-        while pos < self.end() {
-            let (item, len) = self.entry(pos);
+        while let Some(&first) = entries.get(pos) {
             if skip > 0 {
                 skip -= 1;
+            } else if first == head[0] && entries[pos..].strip_prefix(head).is_some_and(|rest| rest.starts_with(body)) {
+                return Some(pos);
             } else {
-                let found = match item {
-                    Item::Str(bytes) => bytes == value,
-                    Item::Int(n) => int == Some(n),
-                };
-                if found {
-                    return Some(pos);
-                }
                 skip = step - 1;
             }
-            pos += len;
+            // The two commonest forms first.
+            pos += match first {
+                0..=0x7F => 2,
+                0x80..=0xBF => 2 + usize::from(first & 0x3F),
+                _ => self.entry(pos).1,
+            };
         }
         None
     }

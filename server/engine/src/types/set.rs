@@ -155,7 +155,7 @@ impl Set {
     pub fn each_while(&self, mut f: impl FnMut(&[u8]) -> bool) {
         match self {
             Set::Ints(ints) => ints.iter().all(|&n| f(itoa::Buffer::new().format(n).as_bytes())),
-            Set::Packed(list) => list.iter().all(|item| f(&item.bytes())),
+            Set::Packed(list) => list.iter().all(|item| item.with(&mut f)),
             Set::Table(table) => table.iter().all(|(member, _)| f(member)),
         };
     }
@@ -182,7 +182,7 @@ impl Set {
                 }
                 Set::Packed(list) => {
                     if let Some(pos) = list.nth(rng.below(list.len().max(1))) {
-                        f(&list.get(pos).bytes());
+                        list.get(pos).with(&mut f);
                     }
                 }
                 Set::Table(table) => {
