@@ -9,7 +9,8 @@ use crate::{Limits, Rng};
 #[derive(Debug, Clone)]
 pub enum Hash {
     Packed(Listpack),
-    Table(Members),
+    /// Boxed, so that the many small ones are small.
+    Table(Box<Members>),
 }
 
 impl Kind for Hash {
@@ -78,7 +79,7 @@ impl Hash {
             list.pairs().for_each(|(field, value)| {
                 field.with(|field| value.with(|value| table.insert(field, value)));
             });
-            *self = Hash::Table(table);
+            *self = Hash::Table(Box::new(table));
         }
     }
 

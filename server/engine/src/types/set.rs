@@ -13,7 +13,8 @@ pub enum Set {
     /// Sorted, without duplicates.
     Ints(Vec<i64>),
     Packed(Listpack),
-    Table(Members),
+    /// Boxed, so that the many small ones are small.
+    Table(Box<Members>),
 }
 
 impl Kind for Set {
@@ -121,7 +122,7 @@ impl Set {
         self.for_each(|member| {
             table.insert(member, b"");
         });
-        *self = Set::Table(table);
+        *self = Set::Table(Box::new(table));
     }
 
     pub fn remove(&mut self, member: &[u8]) -> bool {
