@@ -1,7 +1,10 @@
 //! Local mode.
+pub mod control;
 pub mod files;
 pub mod forward;
+pub mod link;
 pub mod ports;
 pub mod record_store;
+pub mod screen;
 pub mod supervisor;
 pub mod watch;

@@ -1,0 +1,356 @@
+//! The conversation with one instance: a connection that is kept, asked for its status at a steady pace, and used for one
+//! order at a time.
+//!
+//! A task owns the connection, so an instance that hangs delays nobody but itself. What it says is published as a
+//! [`Sighting`], together with the number of the life that said it: because an answer counts only if the same life ran
+//! before the connection was made and after the answer came, a sighting's incarnation belongs to that life, and when the
+//! supervisor has reaped that life the incarnation is known to have ended (rule R5).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::supervisor::Process;
+use crate::client::{Client, ClientError, Fields};
+
+/// Between two questions to an instance that is well, in quiet times.
+pub const POLL_QUIET: Duration = Duration::from_millis(200);
+/// The same while a role is changing hands.
+pub const POLL_BUSY: Duration = Duration::from_millis(10);
+/// Between two attempts to connect to a process that is starting.
+const CONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// A server that is well answers within a millisecond; one that takes longer than this counts as silent.
+const REPLY_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// One thing to tell an instance. The rules are those of `REPLICATED …` (see [`Client`]).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    Promise { epoch: u64 },
+    Promote { epoch: u64, incarnation: String, write_quorum: u32, volumes: Vec<String> },
+    Lease { epoch: u64, incarnation: String, duration_ms: u64, token: u64 },
+    Follow { host: String, port: u16, epoch: u64 },
+    Handover { epoch: u64, timeout_ms: u64 },
+    AcceptMaster,
+}
+
+/// What became of an order.
+#[derive(Debug)]
+pub struct Outcome {
+    pub instance: String,
+    pub order: Order,
+    pub result: Result<(), ClientError>,
+    pub sent: Instant,
+    pub answered: Instant,
+}
+
+/// The last answer of an instance.
+#[derive(Debug, Clone)]
+pub struct Sighting {
+    /// The life that gave it.
+    pub life: u64,
+    /// The question was sent at this moment, so what the answer says was true at some moment after it.
+    pub asked: Instant,
+    pub answered: Instant,
+    pub fields: Fields,
+}
+
+/// The last answer, and why there is none newer.
+#[derive(Debug, Clone, Default)]
+pub struct Seen {
+    pub last: Option<Sighting>,
+    /// Set while the instance does not answer.
+    pub trouble: Option<String>,
+}
+
+/// Where and how to talk to an instance.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    pub instance: String,
+    pub address: String,
+    pub password: Option<String>,
+}
+
+/// The owner of the conversation. Dropping it closes the connection.
+#[derive(Debug)]
+pub struct Link {
+    orders: mpsc::Sender<Order>,
+    seen: watch::Receiver<Seen>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Link {
+    /// Begins to ask. `changed` is notified after every answer and every failure; `pace` is the present poll interval.
+    pub fn start(
+        peer: Peer,
+        process: watch::Receiver<Process>,
+        pace: watch::Receiver<Duration>,
+        outcomes: mpsc::Sender<Outcome>,
+        changed: Arc<Notify>,
+    ) -> Link {
+        let (orders, inbox) = mpsc::channel(1);
+        let (publish, seen) = watch::channel(Seen::default());
+        let talk = Talk { peer, process, pace, inbox, outcomes, publish, changed };
+        Link { orders, seen, task: tokio::spawn(talk.run()) }
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.seen.borrow().clone()
+    }
+
+    /// Hands over an order, unless the one before it is still waiting to be sent.
+    pub fn order(&self, order: Order) -> bool {
+        self.orders.try_send(order).is_ok()
+    }
+}
+
+struct Talk {
+    peer: Peer,
+    process: watch::Receiver<Process>,
+    pace: watch::Receiver<Duration>,
+    inbox: mpsc::Receiver<Order>,
+    outcomes: mpsc::Sender<Outcome>,
+    publish: watch::Sender<Seen>,
+    changed: Arc<Notify>,
+}
+
+impl Talk {
+    async fn run(mut self) {
+        loop {
+            let Ok(life) = self.process.wait_for(|p| p.is_running()).await.map(|p| p.life) else { return };
+            let ended = self.with_life(life).await;
+            match ended {
+                Some(error) => self.publish_trouble(error.to_string()),
+                None => return,
+            }
+            sleep(CONNECT_PAUSE).await;
+        }
+    }
+
+    /// Talks until something breaks; `None` when nobody listens any more.
+    async fn with_life(&mut self, life: u64) -> Option<ClientError> {
+        let connecting = Client::connect(&self.peer.address, self.peer.password.as_deref(), REPLY_TIMEOUT);
+        let mut client = match connecting.await {
+            Ok(client) => client,
+            Err(error) => return Some(error),
+        };
+        loop {
+            let asked = Instant::now();
+            let fields = match client.status().await {
+                Ok(fields) => fields,
+                Err(error) => return Some(error),
+            };
+            if !self.is_alive(life) {
+                return Some(ClientError::Protocol("its process has ended".to_string()));
+            }
+            self.publish_sighting(Sighting { life, asked, answered: Instant::now(), fields });
+
+            // One order or the passing of time, then the next question: after an order it shows what came of it.
+            let next_question = asked + *self.pace.borrow_and_update();
+            tokio::select! {
+                order = self.inbox.recv() => {
+                    if let Err(error) = self.carry_out(&mut client, life, order?).await {
+                        return Some(error);
+                    }
+                }
+                () = sleep_until(next_question) => {}
+                _ = self.pace.changed() => {}
+                // The end of the process; the connection is useless whatever it was.
+                changed = self.process.changed() => {
+                    changed.ok()?;
+                    if !self.is_alive(life) {
+                        return Some(ClientError::Protocol("its process has ended".to_string()));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends the order and reports its outcome. An error means that the connection is of no use any more.
+    async fn carry_out(&mut self, client: &mut Client, life: u64, order: Order) -> Result<(), ClientError> {
+        let sent = Instant::now();
+        let result = match &order {
+            Order::Promise { epoch } => match client.promise(*epoch).await {
+                // Published as it is: the moment of the promise and what was true at it belong together (rule R2).
+                Ok(fields) if self.is_alive(life) => {
+                    self.publish_sighting(Sighting { life, asked: sent, answered: Instant::now(), fields });
+                    Ok(())
+                }
+                Ok(_) => Err(ClientError::Protocol("its process has ended".to_string())),
+                Err(error) => Err(error),
+            },
+            Order::Promote { epoch, incarnation, write_quorum, volumes } => {
+                client.promote(*epoch, incarnation, *write_quorum, volumes).await
+            }
+            Order::Lease { epoch, incarnation, duration_ms, token } => {
+                client.lease(*epoch, incarnation, *duration_ms, *token).await.map(drop)
+            }
+            Order::Follow { host, port, epoch } => client.follow(host, *port, *epoch).await,
+            Order::Handover { epoch, timeout_ms } => client.handover(*epoch, *timeout_ms).await.map(drop),
+            Order::AcceptMaster => client.accept_master().await,
+        };
+        let broken = result.as_ref().err().filter(|error| !error.keeps_connection()).map(ToString::to_string);
+        let instance = self.peer.instance.clone();
+        // The listener goes away only with the operator.
+        let _ = self.outcomes.send(Outcome { instance, order, result, sent, answered: Instant::now() }).await;
+        broken.map_or(Ok(()), |why| Err(ClientError::Protocol(why)))
+    }
+
+    fn is_alive(&self, life: u64) -> bool {
+        let process = self.process.borrow();
+        process.life == life && process.is_running()
+    }
+
+    fn publish_sighting(&self, sighting: Sighting) {
+        self.publish.send_replace(Seen { last: Some(sighting), trouble: None });
+        self.changed.notify_one();
+    }
+
+    fn publish_trouble(&self, why: String) {
+        let is_news = self.publish.send_if_modified(|seen| {
+            let news = seen.trouble.as_ref() != Some(&why);
+            seen.trouble = Some(why);
+            news
+        });
+        if is_news {
+            self.changed.notify_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::local::supervisor::ProcessState;
+
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// Answers every STATUS with its running number and every other command with what `other` says.
+    async fn answering(other: &'static str) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let mut n = 0;
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut pending = Vec::new();
+                while stream.read_buf(&mut pending).await.unwrap_or(0) > 0 {
+                    // A request is an array of bulk strings, so the decoder of replies reads it.
+                    let Some((request, _)) = resp::decode_reply(&pending).unwrap() else { continue };
+                    let reply = if request.to_string().contains("STATUS") {
+                        n += 1;
+                        let n = n.to_string();
+                        format!("*2\r\n$1\r\nn\r\n${}\r\n{n}\r\n", n.len())
+                    } else {
+                        other.to_string()
+                    };
+                    pending.clear();
+                    stream.write_all(reply.as_bytes()).await.unwrap();
+                }
+            }
+        });
+        address
+    }
+
+    struct Bench {
+        process: watch::Sender<Process>,
+        pace: watch::Sender<Duration>,
+        outcomes: mpsc::Receiver<Outcome>,
+        changed: Arc<Notify>,
+        link: Link,
+    }
+
+    fn bench(address: String) -> Bench {
+        let (process, process_seen) = watch::channel(Process { life: 1, state: ProcessState::Running { pid: 1 } });
+        let (pace, pace_seen) = watch::channel(Duration::from_secs(3600));
+        let (outcomes_in, outcomes) = mpsc::channel(8);
+        let changed = Arc::new(Notify::new());
+        let peer = Peer { instance: "x-master-0".to_string(), address, password: None };
+        let link = Link::start(peer, process_seen, pace_seen, outcomes_in, Arc::clone(&changed));
+        Bench { process, pace, outcomes, changed, link }
+    }
+
+    impl Bench {
+        async fn until(&self, what: impl Fn(&Seen) -> bool) -> Seen {
+            timeout(SOON, async {
+                loop {
+                    let seen = self.link.seen();
+                    if what(&seen) {
+                        return seen;
+                    }
+                    self.changed.notified().await;
+                }
+            })
+            .await
+            .expect("seen in time")
+        }
+    }
+
+    fn number(seen: &Seen) -> u64 {
+        seen.last.as_ref().map_or(0, |s| s.fields.number("n").unwrap())
+    }
+
+    #[tokio::test]
+    async fn an_order_is_followed_by_a_question() {
+        let mut bench = bench(answering("+OK\r\n").await);
+        bench.until(|seen| number(seen) == 1).await;
+        // The pace is an hour: only the order can cause the second question.
+        assert!(bench.link.order(Order::Follow { host: "127.0.0.1".to_string(), port: 7000, epoch: 3 }));
+        let outcome = timeout(SOON, bench.outcomes.recv()).await.unwrap().unwrap();
+        assert!(outcome.result.is_ok(), "{outcome:?}");
+        bench.until(|seen| number(seen) == 2).await;
+    }
+
+    #[tokio::test]
+    async fn a_refused_order_keeps_the_conversation() {
+        let mut bench = bench(answering("-STALEEPOCH 9 promised more\r\n").await);
+        bench.until(|seen| number(seen) == 1).await;
+        assert!(bench.link.order(Order::Promise { epoch: 3 }));
+        let outcome = timeout(SOON, bench.outcomes.recv()).await.unwrap().unwrap();
+        assert_eq!(outcome.result.unwrap_err().code(), Some("STALEEPOCH"));
+        let seen = bench.until(|seen| number(seen) == 2).await;
+        assert!(seen.trouble.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_changed_pace_asks_at_once() {
+        let bench = bench(answering("+OK\r\n").await);
+        bench.until(|seen| number(seen) == 1).await;
+        bench.pace.send_replace(POLL_BUSY);
+        bench.until(|seen| number(seen) >= 5).await;
+    }
+
+    #[tokio::test]
+    async fn sightings_carry_the_life_that_gave_them() {
+        let bench = bench(answering("+OK\r\n").await);
+        let seen = bench.until(|seen| number(seen) == 1).await;
+        assert_eq!(seen.last.unwrap().life, 1);
+        bench.process.send_replace(Process { life: 1, state: ProcessState::Resting });
+        bench.until(|seen| seen.trouble.is_some()).await;
+        bench.process.send_replace(Process { life: 2, state: ProcessState::Running { pid: 2 } });
+        bench.until(|seen| seen.trouble.is_none() && seen.last.as_ref().is_some_and(|s| s.life == 2)).await;
+    }
+
+    #[tokio::test]
+    async fn nobody_there_is_trouble_not_an_end() {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let bench = bench(free.to_string());
+        bench.until(|seen| seen.trouble.is_some()).await;
+        let listener = TcpListener::bind(free).await.unwrap();
+        let (mut stream, _) = timeout(SOON, listener.accept()).await.expect("it tries again").unwrap();
+        stream.write_all(b"*2\r\n$1\r\nn\r\n$1\r\n7\r\n").await.unwrap();
+        bench.until(|seen| number(seen) == 7 && seen.trouble.is_none()).await;
+    }
+}
