@@ -5,12 +5,14 @@
 //!   touches data - it counts changes, tells WATCHers and hands old values to a running snapshot.
 //! - [`types`]: the collections and their packed forms.
 //! - [`command`]: what a command is (metadata and function in one place); [`commands`]: the families.
+//! - [`rdb`]: the file and full-sync format; [`digest`]: the fingerprint that compares two data sets.
 //! - [`ctx`]: what a command gets; [`effects`]: what it leaves for the replication log.
 
 mod access;
 pub mod command;
 pub mod commands;
 pub mod ctx;
+pub mod digest;
 pub mod effects;
 pub mod error;
 pub mod glob;
@@ -18,6 +20,7 @@ pub mod keyspace;
 pub mod limits;
 pub mod long_double;
 pub mod parse;
+pub mod rdb;
 pub mod rng;
 pub mod types;
 

@@ -16,6 +16,8 @@ pub struct Limits {
     pub proto_max_bulk_len: usize,
     /// A lazily expired key is propagated as UNLINK rather than DEL.
     pub lazyfree_lazy_expire: bool,
+    /// RESTORE refuses a payload whose checksum is wrong.
+    pub verify_dump_checksum: bool,
 }
 
 impl Default for Limits {
@@ -31,6 +33,7 @@ impl Default for Limits {
             list_max_listpack_size: -2,
             proto_max_bulk_len: 512 << 20,
             lazyfree_lazy_expire: false,
+            verify_dump_checksum: true,
         }
     }
 }

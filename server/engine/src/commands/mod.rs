@@ -1,5 +1,6 @@
 //! The families of commands. Each file is a table of [`Command`]s and, right below it, their functions in that order.
 
+mod dump;
 mod hashes;
 mod keys;
 mod lists;
@@ -14,7 +15,7 @@ pub use scan::ScanArgs;
 
 /// Every command on the keyspace, by family.
 pub const FAMILIES: &[&[Command]] =
-    &[strings::COMMANDS, keys::COMMANDS, hashes::COMMANDS, sets::COMMANDS, lists::COMMANDS, zsets::COMMANDS];
+    &[strings::COMMANDS, keys::COMMANDS, dump::COMMANDS, hashes::COMMANDS, sets::COMMANDS, lists::COMMANDS, zsets::COMMANDS];
 
 // The combinations of flags that nearly every command has.
 const R: Flags = Flags::READONLY;
