@@ -1,3 +1,144 @@
-//! The server binary.
+//! `replicated-redis-server [redis.conf] [--directive value …]`
 
-fn main() {}
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use server::config::{self, Settings};
+use server::state::Server;
+use server::{clock, http, logging, net, persistence, repl};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+const USAGE: &str = "Usage: replicated-redis-server [/path/to/redis.conf] [--directive value ...]\n       \
+    replicated-redis-server -v or --version\n       replicated-redis-server -h or --help\n";
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "before logging is set up, and where Redis's tools look")]
+fn main() -> ExitCode {
+    clock::uptime();
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    match args.first().map(String::as_str) {
+        Some("-v" | "--version") => {
+            println!("ReplicatedRedis server v={} (Redis {})", env!("CARGO_PKG_VERSION"), server::REDIS_VERSION);
+            return ExitCode::SUCCESS;
+        }
+        Some("-h" | "--help") => {
+            print!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    match run(&args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Settings from the file, if the first argument is one, and from the arguments behind it.
+fn settings(args: &[String]) -> Result<(Settings, Option<PathBuf>), String> {
+    let mut settings = Settings::default();
+    let (file, rest) = match args.split_first() {
+        Some((first, rest)) if !first.starts_with("--") => (Some(PathBuf::from(first)), rest),
+        _ => (None, args),
+    };
+    if let Some(file) = &file {
+        config::load(&mut settings, file).map_err(|e| e.to_string())?;
+    }
+    config::apply_args(&mut settings, rest).map_err(|e| e.to_string())?;
+    // The directory is changed once: CONFIG REWRITE finds the file wherever the process is.
+    let file = file.map(|f| std::fs::canonicalize(&f).unwrap_or(f));
+    if !std::path::Path::new(&settings.dir).is_dir() {
+        return Err(format!("Can't chdir to '{}': No such file or directory", settings.dir));
+    }
+    Ok((settings, file))
+}
+
+fn run(args: &[String]) -> Result<(), String> {
+    let (settings, file) = settings(args)?;
+    if settings.daemonize {
+        daemonize()?;
+    }
+    logging::start(settings.loglevel, &settings.logfile).map_err(|e| format!("Can't open the log file: {e}"))?;
+    let pid = std::process::id();
+    tracing::info!("ReplicatedRedis {} is starting: compatible with Redis {}, PID: {pid}", env!("CARGO_PKG_VERSION"), server::REDIS_VERSION);
+    tracing::info!("Running mode=standalone, port={}. PID: {pid}", settings.port);
+    let listeners = net::listen(&settings)?;
+    if !settings.pidfile.is_empty() {
+        std::fs::write(&settings.pidfile, format!("{pid}\n")).map_err(|e| format!("Can't write the pidfile: {e}"))?;
+    }
+    let replicaof = settings.replicaof.0.clone();
+    let managed = settings.managed;
+    let server = Server::new(settings, file)?.share();
+    tracing::info!("Server initialized");
+    http::start(&server)?;
+    persistence::load_at_start(&server)?;
+    if let (Some((host, port)), false) = (replicaof, managed) {
+        server.repl.follow(repl::Target { host, port, epoch: None });
+    }
+    net::start(&server, listeners).map_err(|e| format!("Can't start the workers: {e}"))?;
+    tracing::info!("Ready to accept connections tcp");
+    wait_for_end(&server)?;
+    end(&server)
+}
+
+/// Until a signal or SHUTDOWN. The process is ended from here only.
+fn wait_for_end(server: &Arc<Server>) -> Result<(), String> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
+        loop {
+            let save = tokio::select! {
+                _ = terminate.recv() => {
+                    tracing::warn!("Received SIGTERM scheduling shutdown...");
+                    !server.settings().save.0.is_empty()
+                }
+                _ = interrupt.recv() => {
+                    tracing::warn!("Received SIGINT scheduling shutdown...");
+                    !server.settings().save.0.is_empty()
+                }
+                () = server.shutdown_wake.notified() => return Ok(()),
+            };
+            server.repl.stop_writes();
+            if save && persistence::save(server).is_err() {
+                tracing::warn!("Can't exit: the data could not be saved. SHUTDOWN NOSAVE ends the server without.");
+                server.repl.resume_writes();
+                continue;
+            }
+            server.shutdown.store(if save { 1 } else { 2 }, Ordering::Release);
+            return Ok(());
+        }
+    })
+}
+
+fn end(server: &Arc<Server>) -> Result<(), String> {
+    let saved = server.shutdown.load(Ordering::Acquire) == 1;
+    repl::store_at_shutdown(server, saved);
+    let settings = server.settings();
+    for path in [&settings.pidfile, &settings.unixsocket] {
+        if !path.is_empty() {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    tracing::warn!("ReplicatedRedis is now ready to exit, bye bye...");
+    // The workers hold nothing that needs to be put in order.
+    std::process::exit(0)
+}
+
+/// Goes into the background by starting itself again without a terminal, as a session of its own.
+fn daemonize() -> Result<(), String> {
+    use std::os::unix::process::CommandExt;
+    use std::process::{Command, Stdio};
+    let own = std::env::current_exe().map_err(|e| e.to_string())?;
+    let mut command = Command::new(own);
+    command.args(std::env::args().skip(1)).args(["--daemonize", "no"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    command.spawn().map_err(|e| format!("Can't go into the background: {e}"))?;
+    std::process::exit(0)
+}

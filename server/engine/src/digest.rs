@@ -3,7 +3,7 @@
 
 use sha1::{Digest as _, Sha1};
 
-use crate::keyspace::{Keyspace, ValueRef};
+use crate::keyspace::{Keyspace, Shards, ValueRef};
 use crate::types::Object;
 
 type Digest = [u8; 20];
@@ -69,14 +69,14 @@ pub fn of_value(value: ValueRef<'_>, expires_ms: Option<u64>) -> Digest {
 /// DEBUG DIGEST of everything. Locks all shards.
 pub fn of_keyspace(keyspace: &Keyspace) -> Digest {
     let mut locked = keyspace.lock_all();
-    let mut shards: Vec<_> = locked.all_mut().collect();
+    let shards = locked.all_mut();
     let mut total = Digest::default();
     for db in 0..keyspace.databases() {
         if shards.iter().all(|shard| shard.dbs[db].is_empty()) {
             continue;
         }
         mix(&mut total, &(db as u32).to_be_bytes());
-        for entry in shards.iter_mut().flat_map(|shard| shard.dbs[db].iter()) {
+        for entry in shards.iter().flat_map(|shard| shard.dbs[db].iter()) {
             let mut digest = Digest::default();
             mix(&mut digest, entry.key());
             add_value(&mut digest, entry.value(), entry.expires_ms());

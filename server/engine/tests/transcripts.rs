@@ -41,8 +41,9 @@ impl Session {
         }
         let mut out = Encoder::new(self.protocol);
         self.effects.begin();
+        let mut locked = self.keyspace.lock_all();
         let keys =
-            KeysView::new(&self.keyspace, self.keyspace.lock_all(), &self.limits, 0, ExpiredKeys::Delete, NOW_MS);
+            KeysView::new(&self.keyspace, &mut locked, &self.limits, 0, ExpiredKeys::Delete, NOW_MS);
         let mut ctx = Ctx {
             args,
             keys,

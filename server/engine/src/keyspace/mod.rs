@@ -267,11 +267,18 @@ pub struct Locked<'k> {
     guards: Guards<'k>,
 }
 
-impl Locked<'_> {
+/// Locked shards, whatever the lifetime of their guards: what a [`KeysView`] works on.
+pub(crate) trait Shards: std::fmt::Debug {
+    fn shard_mut(&mut self, shard: usize) -> &mut Shard;
+    fn shard(&self, shard: usize) -> &Shard;
+    fn all_mut(&mut self) -> SmallVec<[&mut Shard; 1]>;
+}
+
+impl Shards for Locked<'_> {
     /// The shard must be among the locked ones: a command that touches a key which its [`crate::Spec`] does not name
     /// is a bug, and stops the server rather than racing.
     #[inline]
-    pub(crate) fn shard_mut(&mut self, shard: usize) -> &mut Shard {
+    fn shard_mut(&mut self, shard: usize) -> &mut Shard {
         match &mut self.guards {
             Guards::One(number, guard) => {
                 assert!(*number == shard, "{ONLY_NAMED_KEYS}");
@@ -284,8 +291,7 @@ impl Locked<'_> {
         }
     }
 
-    /// As [`Locked::shard_mut`], to look only.
-    pub(crate) fn shard(&self, shard: usize) -> &Shard {
+    fn shard(&self, shard: usize) -> &Shard {
         match &self.guards {
             Guards::One(number, guard) => {
                 assert!(*number == shard, "{ONLY_NAMED_KEYS}");
@@ -295,12 +301,10 @@ impl Locked<'_> {
         }
     }
 
-    /// Every locked shard.
-    pub(crate) fn all_mut(&mut self) -> impl Iterator<Item = &mut Shard> {
-        let (one, many) = match &mut self.guards {
-            Guards::One(_, guard) => (Some(&mut **guard), [].iter_mut()),
-            Guards::Many(guards) => (None, guards.iter_mut()),
-        };
-        one.into_iter().chain(many.map(|(_, guard)| &mut **guard))
+    fn all_mut(&mut self) -> SmallVec<[&mut Shard; 1]> {
+        match &mut self.guards {
+            Guards::One(_, guard) => smallvec::smallvec![&mut **guard],
+            Guards::Many(guards) => guards.iter_mut().map(|(_, guard)| &mut **guard).collect(),
+        }
     }
 }

@@ -10,7 +10,7 @@
 //! without encoding), before the next may begin.
 
 use super::entry::{EntryMut, EntryRef};
-use super::{Cursor, Keyspace};
+use super::{Cursor, Keyspace, Shards};
 
 /// Encodes one entry: `(database, entry, out)`. The RDB writer's function.
 pub type EncodeFn = fn(usize, EntryRef<'_>, &mut Vec<u8>);
@@ -106,7 +106,7 @@ pub struct SnapshotWalk {
 impl SnapshotWalk {
     /// Makes the cut under `locked`, which must hold every shard: what is read by this walk is the data as it is now.
     pub fn begin(locked: &mut super::Locked<'_>, encode: EncodeFn) -> Self {
-        locked.all_mut().for_each(|shard| shard.snapshot.begin(encode));
+        locked.all_mut().into_iter().for_each(|shard| shard.snapshot.begin(encode));
         Self { encode, shard: 0, db: 0, cursor: Cursor::default(), aborted: false }
     }
 

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::entry::{EntryRef, Slot, Value, ValueRef};
 use super::table::{self, Cursor, Place};
-use super::{Keyspace, Locked, Shard};
+use super::{Keyspace, Locked, Shard, Shards};
 use crate::types::{Kind, Object};
 use crate::{CommandError, Effects, Limits, access};
 
@@ -40,7 +40,7 @@ pub enum Expiry {
 #[derive(Debug)]
 pub struct KeysView<'a> {
     keyspace: &'a Keyspace,
-    locked: Locked<'a>,
+    locked: &'a mut (dyn Shards + 'a),
     limits: &'a Limits,
     db: usize,
     expired: ExpiredKeys,
@@ -55,7 +55,7 @@ pub struct KeysView<'a> {
 impl<'a> KeysView<'a> {
     pub fn new(
         keyspace: &'a Keyspace,
-        locked: Locked<'a>,
+        locked: &'a mut Locked<'_>,
         limits: &'a Limits,
         db: usize,
         expired: ExpiredKeys,
@@ -78,11 +78,6 @@ impl<'a> KeysView<'a> {
     #[inline]
     pub fn hint_hash(&mut self, key: &[u8], hash: u64) {
         self.last_hash = (key.as_ptr(), key.len(), hash);
-    }
-
-    /// The locks, for the next command of a transaction.
-    pub fn into_locked(self) -> Locked<'a> {
-        self.locked
     }
 
     #[inline]
@@ -538,7 +533,7 @@ impl<'a> KeysView<'a> {
     /// Keys in the selected database.
     pub fn len(&mut self) -> usize {
         let db = self.db;
-        self.locked.all_mut().map(|shard| shard.dbs[db].len()).sum()
+        self.locked.all_mut().iter().map(|shard| shard.dbs[db].len()).sum()
     }
 
     pub fn is_empty(&mut self) -> bool {

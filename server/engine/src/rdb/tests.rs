@@ -129,7 +129,8 @@ fn a_snapshot_is_the_data_as_it_was_at_the_cut_whatever_is_written_meanwhile() {
         loop {
             for _ in 0..rng.below(200) {
                 let key = format!("k{}", rng.below(6000));
-                let mut keys = KeysView::new(&keyspace, keyspace.lock_all(), &limits, 0, ExpiredKeys::Delete, 0);
+                let mut locked = keyspace.lock_all();
+                let mut keys = KeysView::new(&keyspace, &mut locked, &limits, 0, ExpiredKeys::Delete, 0);
                 match rng.below(4) {
                     0 => drop(keys.remove(key.as_bytes())),
                     1 => drop(keys.set_expires_ms(key.as_bytes(), Some(u64::MAX))),

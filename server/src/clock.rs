@@ -1,0 +1,33 @@
+//! The only reader of time.
+
+use std::sync::OnceLock;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+static START: OnceLock<Instant> = OnceLock::new();
+
+/// Milliseconds of a clock that only goes forward and also counts suspension (CLOCK_BOOTTIME), from an arbitrary
+/// beginning: for leases and time-outs.
+pub fn monotonic_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+}
+
+/// Unix time in ms.
+pub fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
+}
+
+/// Unix time in microseconds.
+pub fn unix_us() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
+}
+
+/// Since the process started.
+pub fn uptime() -> std::time::Duration {
+    START.get_or_init(Instant::now).elapsed()
+}
+
+/// For measuring durations.
+pub fn instant() -> Instant {
+    Instant::now()
+}

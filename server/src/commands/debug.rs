@@ -1,0 +1,129 @@
+//! DEBUG: what tests and people in trouble need.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use engine::command::{Acl, Flags};
+use engine::keyspace::{ExpiredKeys, Expiry, Locked, ValueRef};
+use engine::{CommandError, KeysView, digest};
+use replication::ReplId;
+
+use super::{ServerCtx, family, unknown_subcommand};
+use crate::clock;
+use crate::dispatch::Next;
+use crate::persistence;
+use crate::state::random;
+
+family! { Server;
+    "debug" debug(-2, Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::LOADING).union(Flags::STALE), Acl::empty()) "1.0.0" "A container for debugging commands." "subcommand [argument [argument ...]]";
+}
+
+fn view<'a>(ctx: &ServerCtx<'a>, locked: &'a mut Locked<'_>) -> KeysView<'a> {
+    let keyspace = &ctx.server.keyspace;
+    KeysView::new(keyspace, locked, &ctx.settings.limits, ctx.session.db, ExpiredKeys::Keep, clock::unix_ms())
+}
+
+fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let word = ctx.args.at(1).to_ascii_lowercase();
+    match (&word[..], ctx.args.len()) {
+        (b"sleep", 3) => {
+            let seconds = engine::parse::float(ctx.args.at(2))?;
+            std::thread::sleep(Duration::from_secs_f64(seconds.clamp(0.0, 3600.0)));
+            ctx.session.out.ok();
+        }
+        (b"set-active-expire", 3) => {
+            ctx.server.active_expire.store(ctx.args.at(2) == b"1", Ordering::Release);
+            ctx.session.out.ok();
+        }
+        (b"digest", 2) => ctx.session.out.simple(&digest::hex(digest::of_keyspace(&ctx.server.keyspace))),
+        (b"digest-value", 3..) => {
+            let mut locked = ctx.server.keyspace.lock_all();
+    let mut keys = view(ctx, &mut locked);
+            ctx.session.out.array(ctx.args.len() - 2);
+            for key in ctx.args.skip(2).iter() {
+                let digest = keys.peek(key).map_or([0; 20], |e| digest::of_value(e.value(), e.expires_ms()));
+                ctx.session.out.simple(&digest::hex(digest));
+            }
+        }
+        (b"object", 3) => {
+            let mut locked = ctx.server.keyspace.lock_all();
+    let mut keys = view(ctx, &mut locked);
+            let entry = keys.peek(ctx.args.at(2)).ok_or(CommandError::NoSuchKey)?;
+            let (encoding, len) = match entry.value() {
+                ValueRef::Str(bytes) => ("embstr", bytes.len()),
+                value @ ValueRef::Object(object) => (object.encoding(), engine::rdb::write_payload(value).len() - 10),
+            };
+            let line = format!("Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{len} lru:{} lru_seconds_idle:0", entry.access());
+            ctx.session.out.simple(&line);
+        }
+        (b"reload", _) => reload(ctx)?,
+        (b"populate", 3..=5) => populate(ctx)?,
+        (b"change-repl-id", 2) => {
+            let mut log = ctx.server.repl.log.lock();
+            let end = log.log.end();
+            log.history.shift(ReplId::from_random(random()), end);
+            log.history.second = ReplId::ZERO;
+            drop(log);
+            ctx.session.out.ok();
+        }
+        (b"jmap" | b"log", _) => ctx.session.out.ok(),
+        _ => return Err(unknown_subcommand(ctx.args)),
+    }
+    Ok(Next::Continue)
+}
+
+/// Saves and loads again: what is in memory must be what is on the disk.
+fn reload(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
+    let failed = |e: String| CommandError::text(format!("ERR Error trying to load the RDB dump: {e}"));
+    let server = ctx.server;
+    let nosave = ctx.args.skip(2).iter().any(|w| w.eq_ignore_ascii_case(b"NOSAVE"));
+    if !nosave {
+        persistence::save(&server.arc()).map_err(|e| failed(e.to_string()))?;
+    }
+    let path = std::path::Path::new(&ctx.settings.dir).join(&ctx.settings.dbfilename);
+    {
+        let mut locked = ctx.server.keyspace.lock_all();
+    let mut keys = view(ctx, &mut locked);
+        for db in 0..keys.databases() {
+            keys.select(db);
+            keys.flush();
+        }
+    }
+    server.loading.store(true, Ordering::Release);
+    let loaded = persistence::read_file(server, &path, true, &mut |_| {});
+    server.loading.store(false, Ordering::Release);
+    loaded.map_err(|e| failed(e.to_string()))?;
+    ctx.session.out.ok();
+    Ok(())
+}
+
+/// DEBUG POPULATE count [prefix] [size]: keys `prefix:N` with values `value:N`, filled up to `size`. Not propagated, as
+/// in Redis.
+fn populate(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
+    let count = engine::parse::count(ctx.args.at(2))?;
+    let prefix = ctx.args.get(3).unwrap_or(b"key");
+    let size = ctx.args.get(4).map(engine::parse::count).transpose()?;
+    let mut locked = ctx.server.keyspace.lock_all();
+    let mut keys = view(ctx, &mut locked);
+    let (mut key, mut value) = (Vec::new(), Vec::new());
+    for n in 0..count {
+        let digits = n.to_string();
+        key.clear();
+        key.extend_from_slice(prefix);
+        key.push(b':');
+        key.extend_from_slice(digits.as_bytes());
+        if keys.peek(&key).is_some() {
+            continue;
+        }
+        value.clear();
+        value.extend_from_slice(b"value:");
+        value.extend_from_slice(digits.as_bytes());
+        if let Some(size) = size.filter(|&s| s > 0) {
+            value.resize(size, 0);
+        }
+        keys.put_str(&key.clone(), &value, Expiry::Clear);
+    }
+    drop(keys);
+    ctx.session.out.ok();
+    Ok(())
+}

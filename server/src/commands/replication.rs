@@ -1,0 +1,146 @@
+//! Replication: roles, attaching, acknowledgements.
+
+use std::sync::atomic::Ordering;
+
+use engine::CommandError;
+use engine::command::{Acl, Flags};
+use engine::parse::{eq_ignore_case, integer};
+use resp::number::parse_u64;
+
+use super::{ServerCtx, family};
+use crate::dispatch::Next;
+use crate::repl::{FeedState, Target, managed_command};
+
+const ADMIN: Flags = Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::STALE);
+const LINK: Flags = ADMIN.union(Flags::LOADING).union(Flags::AWAITING);
+
+family! { Server;
+    "replicaof" replicaof(3, ADMIN, Acl::empty()) "5.0.0" "Configures a server as replica of another, or promotes it to a master." "<host port | NO ONE>";
+    "slaveof" replicaof(3, ADMIN, Acl::empty()) "1.0.0" "Sets a Redis server as a replica of another, or promotes it to being a master." "<host port | NO ONE>";
+    "role" role(1, Flags::NOSCRIPT.union(Flags::LOADING).union(Flags::STALE).union(Flags::FAST).union(Flags::AWAITING), Acl::ADMIN.union(Acl::DANGEROUS)) "2.8.12" "Returns the replication role." "";
+    "replconf" replconf(-1, LINK, Acl::empty()) "3.0.0" "An internal command for configuring the replication stream." "[option value [option value ...]]";
+    "psync" psync(-3, LINK.union(Flags::NO_MULTI), Acl::empty()) "2.8.0" "An internal command used in replication." "replicationid offset";
+    "sync" sync(1, LINK.union(Flags::NO_MULTI), Acl::empty()) "1.0.0" "An internal command used in replication." "";
+    "wait" wait(3, Flags::BLOCKING, Acl::CONNECTION) "3.0.0" "Blocks until the asynchronous replication of all preceding write commands sent by the connection is completed." "numreplicas timeout";
+    "replicated" managed_command(-2, LINK, Acl::empty()) "7.2.4" "Orders of the operator to a managed instance." "subcommand [argument [argument ...]]";
+}
+
+fn replicaof(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let server = ctx.server;
+    if server.repl.managed {
+        return Err(CommandError::Static("ERR role is managed by the operator"));
+    }
+    let (host, port) = (String::from_utf8_lossy(ctx.args.at(1)).into_owned(), ctx.args.at(2));
+    if eq_ignore_case(host.as_bytes(), "NO") && eq_ignore_case(port, "ONE") {
+        server.repl.unfollow();
+        ctx.session.out.ok();
+        return Ok(Next::Continue);
+    }
+    let port = integer(port).ok().and_then(|p| u16::try_from(p).ok()).filter(|&p| p > 0);
+    let port = port.ok_or(CommandError::Static("ERR Invalid master port"))?;
+    if i64::from(port) == ctx.settings.port && ["127.0.0.1", "localhost", "::1"].contains(&host.as_str()) {
+        return Err(CommandError::Static("ERR this instance cannot be a replica of itself"));
+    }
+    let target = Target { host, port, epoch: None };
+    if server.repl.target().0.as_ref() == Some(&target) {
+        ctx.session.out.simple("OK Already connected to specified master");
+        return Ok(Next::Continue);
+    }
+    server.repl.follow(target);
+    ctx.session.out.ok();
+    Ok(Next::Continue)
+}
+
+fn role(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let repl = &ctx.server.repl;
+    let end = repl.log.lock().log.end();
+    let out = &mut ctx.session.out;
+    if let (Some(target), true) = (repl.target().0, repl.is_replica()) {
+        out.array(5);
+        out.bulk(b"slave");
+        out.bulk(target.host.as_bytes());
+        out.int(target.port.into());
+        out.bulk(match (repl.link_up(), repl.link.syncing.load(Ordering::Acquire)) {
+            (true, _) => b"connected",
+            (false, true) => b"sync",
+            (false, false) => b"connect",
+        });
+        out.int(if repl.link_up() { end as i64 } else { -1 });
+        return Ok(Next::Continue);
+    }
+    let feeds: Vec<_> = repl.feeds().into_iter().filter(|f| f.state() == FeedState::Online).collect();
+    out.array(3);
+    out.bulk(b"master");
+    out.int(end as i64);
+    out.array(feeds.len());
+    for feed in feeds {
+        out.array(3);
+        out.bulk(feed.ip.as_bytes());
+        out.bulk(feed.port.to_string().as_bytes());
+        out.bulk(feed.ack().offset.to_string().as_bytes());
+    }
+    Ok(Next::Continue)
+}
+
+fn replconf(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    if ctx.args.len() % 2 == 0 {
+        return Err(CommandError::Syntax);
+    }
+    let replica = &mut ctx.session.replica;
+    for i in (1..ctx.args.len()).step_by(2) {
+        let (option, value) = (ctx.args.at(i).to_ascii_lowercase(), ctx.args.at(i + 1));
+        match &option[..] {
+            b"listening-port" => {
+                let port = integer(value)?;
+                replica.port = u16::try_from(port).map_err(|_| CommandError::NotInteger)?;
+            }
+            b"ip-address" => {
+                if value.len() > 255 {
+                    return Err(CommandError::Static("ERR REPLCONF ip-address provided by replica instance is too long"));
+                }
+                replica.ip = Some(String::from_utf8_lossy(value).into_owned());
+            }
+            b"capa" if eq_ignore_case(value, "eof") => replica.eof = true,
+            b"capa" if eq_ignore_case(value, "psync2") => replica.psync2 = true,
+            b"capa" | b"version" | b"rdb-only" | b"rdb-filter-only" => {}
+            b"rr-epoch" => {
+                let epoch = parse_u64(value).ok_or(CommandError::NotInteger)?;
+                replica.managed = Some((epoch, replica.managed.map_or(0, |(_, volume)| volume)));
+            }
+            b"rr-volume" => {
+                let volume = std::str::from_utf8(value).ok().and_then(|t| u64::from_str_radix(t, 16).ok());
+                let volume = volume.ok_or(CommandError::NotInteger)?;
+                replica.managed = Some((replica.managed.map_or(0, |(epoch, _)| epoch), volume));
+            }
+            // Meant for a connection that is a feed already, which reads them itself.
+            b"ack" | b"getack" => return Ok(Next::Continue),
+            _ => {
+                let option = String::from_utf8_lossy(ctx.args.at(i)).into_owned();
+                return Err(CommandError::text(format!("ERR Unrecognized REPLCONF option: {option}")));
+            }
+        }
+    }
+    ctx.session.out.ok();
+    Ok(Next::Continue)
+}
+
+fn psync(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let next = integer(ctx.args.at(2))?;
+    Ok(Next::Psync { id: ctx.args.at(1).to_vec(), next, sync: false })
+}
+
+fn sync(_: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    Ok(Next::Psync { id: b"?".to_vec(), next: -1, sync: true })
+}
+
+fn wait(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    if ctx.server.repl.is_replica() {
+        return Err(CommandError::Static("ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is configured to be writable (which is not the default) writes to replicas are just local and are not propagated."));
+    }
+    let replicas = integer(ctx.args.at(1))?;
+    let timeout = resp::number::parse_i64(ctx.args.at(2));
+    let timeout = timeout.ok_or(CommandError::Static("ERR timeout is not an integer or out of range"))?;
+    let timeout_ms = u64::try_from(timeout).map_err(|_| CommandError::Static("ERR timeout is negative"))?;
+    let replicas = usize::try_from(replicas).unwrap_or(0);
+    Ok(Next::Wait { replicas, offset: ctx.session.write_offset, timeout_ms })
+}

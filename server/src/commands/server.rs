@@ -1,0 +1,277 @@
+//! Saving, configuration, shutting down, time.
+
+use std::sync::atomic::Ordering;
+
+use engine::CommandError;
+use engine::command::{Acl, Flags};
+use engine::parse::{eq_ignore_case, integer};
+
+use super::{ServerCtx, family, help, unknown_subcommand};
+use crate::clock;
+use crate::config::{self, Change, PARAMETERS, Settings};
+use crate::dispatch::Next;
+use crate::persistence;
+use crate::registry::Registry;
+
+const ADMIN: Flags = Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::LOADING).union(Flags::STALE).union(Flags::AWAITING);
+const NONE: Acl = Acl::empty();
+
+family! { Server;
+    "config" config_command(-2, ADMIN, NONE) "2.0.0" "A container for server configuration commands." "subcommand [argument [argument ...]]";
+    "save" save(1, Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::NO_MULTI), NONE) "1.0.0" "Synchronously saves the database(s) to disk." "";
+    "bgsave" bgsave(-1, Flags::ADMIN.union(Flags::NOSCRIPT), NONE) "1.0.0" "Asynchronously saves the database(s) to disk." "[SCHEDULE]";
+    "lastsave" lastsave(1, Flags::LOADING.union(Flags::STALE).union(Flags::FAST).union(Flags::AWAITING), Acl::ADMIN.union(Acl::DANGEROUS)) "1.0.0" "Returns the Unix timestamp of the last successful save to disk." "";
+    "shutdown" shutdown(-1, ADMIN.union(Flags::NO_MULTI).union(Flags::ALLOW_BUSY), NONE) "1.0.0" "Synchronously saves the database(s) to disk and shuts down the Redis server." "[NOSAVE | SAVE] [NOW] [FORCE] [ABORT]";
+    "time" time(1, Flags::LOADING.union(Flags::STALE).union(Flags::FAST).union(Flags::AWAITING), NONE) "2.6.0" "Returns the server time." "";
+    "slowlog" slowlog(-2, Flags::ADMIN.union(Flags::LOADING).union(Flags::STALE).union(Flags::AWAITING), NONE) "2.2.12" "A container for slow log commands." "subcommand [argument]";
+    "latency" latency(-2, ADMIN, NONE) "2.8.13" "A container for latency diagnostics commands." "subcommand [argument [argument ...]]";
+    "lolwut" lolwut(-1, Flags::READONLY.union(Flags::FAST).union(Flags::AWAITING), NONE) "5.0.0" "Displays computer art and the Redis version" "[VERSION version]";
+}
+
+fn config_command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let word = ctx.args.at(1).to_ascii_lowercase();
+    match (&word[..], ctx.args.len()) {
+        (b"get", 3..) => config_get(ctx),
+        (b"set", 4..) => config_set(ctx)?,
+        (b"resetstat", 2) => {
+            Registry::get().entries().iter().for_each(|e| e.stats.reset());
+            let stats = &ctx.server.stats;
+            let counters = [
+                &stats.connections,
+                &stats.rejected_connections,
+                &stats.commands,
+                &stats.input_bytes,
+                &stats.output_bytes,
+                &stats.errors,
+                &stats.sync_full,
+                &stats.sync_partial_ok,
+                &stats.sync_partial_err,
+            ];
+            counters.iter().for_each(|n| n.store(0, Ordering::Relaxed));
+            stats.error_codes.lock().clear();
+            ctx.server.keyspace.reset_stats();
+            ctx.session.out.ok();
+        }
+        (b"rewrite", 2) => config_rewrite(ctx)?,
+        (b"help", 2) => {
+            return help(
+                ctx,
+                &[
+                    "CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                    "GET <pattern> [<pattern> ...], SET <directive> <value> [<directive> <value> ...], RESETSTAT, REWRITE",
+                ],
+            );
+        }
+        _ => return Err(unknown_subcommand(ctx.args)),
+    }
+    Ok(Next::Continue)
+}
+
+fn config_get(ctx: &mut ServerCtx<'_>) {
+    let settings = ctx.settings;
+    let mut found: Vec<(&str, String)> = Vec::new();
+    let mut add = |name: &'static str, value: String| {
+        let asked = ctx.args.skip(2).iter().any(|p| engine::glob::matches_ignore_case(p, name.as_bytes()));
+        if asked && !found.iter().any(|(n, _)| *n == name) {
+            found.push((name, value));
+        }
+    };
+    for p in PARAMETERS {
+        let value = match p.name {
+            // Who follows whom may have changed since the start.
+            "replicaof" => match ctx.server.repl.target().0 {
+                Some(target) => format!("{} {}", target.host, target.port),
+                None => String::new(),
+            },
+            "dir" => std::fs::canonicalize(&settings.dir)
+                .map_or_else(|_| settings.dir.clone(), |p| p.to_string_lossy().into_owned()),
+            "io-threads" => ctx.server.workers.to_string(),
+            _ => (p.get)(settings),
+        };
+        if let Some(alias) = p.alias {
+            add(alias, value.clone());
+        }
+        add(p.name, value);
+    }
+    for (name, accepted) in config::NOT_YET {
+        add(name, accepted[0].into());
+    }
+    ctx.session.out.map(found.len());
+    for (name, value) in &found {
+        ctx.session.out.bulk(name.as_bytes());
+        ctx.session.out.bulk(value.as_bytes());
+    }
+}
+
+/// All or nothing: the settings are changed in a copy.
+fn config_set(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
+    if ctx.args.len() % 2 == 1 {
+        return Err(CommandError::Arity("config|set".into()));
+    }
+    let mut settings = Settings::clone(ctx.settings);
+    let mut seen = Vec::new();
+    for i in (2..ctx.args.len()).step_by(2) {
+        let name = String::from_utf8_lossy(ctx.args.at(i)).into_owned();
+        let value = String::from_utf8_lossy(ctx.args.at(i + 1)).into_owned();
+        let failed = |reason: &str| {
+            CommandError::text(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"))
+        };
+        if let Some((name, accepted)) = config::NOT_YET.iter().find(|(n, _)| n.eq_ignore_ascii_case(&name)) {
+            if accepted.contains(&value.as_str()) {
+                continue;
+            }
+            return Err(failed(&format!("{name} {value} is not supported by this server yet")));
+        }
+        let Some(p) = Settings::parameter(&name) else {
+            return Err(CommandError::text(format!(
+                "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
+            )));
+        };
+        if p.change == Change::Start {
+            return Err(failed("can't set immutable config"));
+        }
+        if seen.contains(&p.name) {
+            return Err(failed("duplicate parameter"));
+        }
+        seen.push(p.name);
+        let value = if p.name == "client-output-buffer-limit" {
+            format!("{} {value}", (p.get)(&settings))
+        } else {
+            value
+        };
+        (p.set)(&mut settings, &value).map_err(|reason| failed(&reason))?;
+        if p.name == "dir" && !std::path::Path::new(&settings.dir).is_dir() {
+            return Err(failed("No such file or directory"));
+        }
+    }
+    ctx.server.set_settings(settings);
+    ctx.session.out.ok();
+    Ok(())
+}
+
+fn config_rewrite(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
+    let path = ctx.server.config_file.as_ref();
+    let path = path.ok_or(CommandError::Static("ERR The server is running without a config file"))?;
+    let mut settings = Settings::clone(ctx.settings);
+    if !ctx.server.repl.managed {
+        settings.replicaof = config::ReplicaOf(ctx.server.repl.target().0.map(|t| (t.host, t.port)));
+    }
+    let failed = |e: std::io::Error| CommandError::text(format!("ERR Rewriting config file: {e}"));
+    let old = std::fs::read_to_string(path).map_err(failed)?;
+    let new = config::rewrite(&settings, &old);
+    persistence::replace_file(path, |file| std::io::Write::write_all(file, new.as_bytes())).map_err(failed)?;
+    ctx.session.out.ok();
+    Ok(())
+}
+
+fn save(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    if ctx.server.persistence.saving.load(Ordering::Acquire) {
+        return Err(CommandError::Static("ERR Background save already in progress"));
+    }
+    persistence::save(&ctx.server.arc()).map_err(|e| CommandError::text(format!("ERR {e}")))?;
+    ctx.session.out.ok();
+    Ok(Next::Continue)
+}
+
+fn bgsave(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    match ctx.args.get(1) {
+        None => {}
+        Some(word) if ctx.args.len() == 2 && eq_ignore_case(word, "SCHEDULE") => {}
+        Some(_) => return Err(CommandError::Syntax),
+    }
+    if !persistence::save_in_background(&ctx.server.arc()) {
+        return Err(CommandError::Static("ERR Background save already in progress"));
+    }
+    ctx.session.out.simple("Background saving started");
+    Ok(Next::Continue)
+}
+
+fn lastsave(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    ctx.session.out.int(ctx.server.persistence.last_save_s.load(Ordering::Relaxed) as i64);
+    Ok(Next::Continue)
+}
+
+fn shutdown(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let mut save = !ctx.settings.save.0.is_empty();
+    for word in ctx.args.skip(1).iter() {
+        match word.to_ascii_lowercase().as_slice() {
+            b"save" => save = true,
+            b"nosave" => save = false,
+            b"now" | b"force" => {}
+            b"abort" => return Err(CommandError::Static("ERR No shutdown in progress.")),
+            _ => return Err(CommandError::Syntax),
+        }
+    }
+    if save {
+        persistence::save(&ctx.server.arc()).map_err(|_| {
+            CommandError::Static("ERR Errors trying to SHUTDOWN. Check logs.")
+        })?;
+    }
+    ctx.server.request_shutdown(save);
+    Ok(Next::Close)
+}
+
+fn time(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let us = clock::unix_us();
+    ctx.session.out.array(2);
+    ctx.session.out.bulk_int((us / 1_000_000) as i64);
+    ctx.session.out.bulk_int((us % 1_000_000) as i64);
+    Ok(Next::Continue)
+}
+
+fn slowlog(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let word = ctx.args.at(1).to_ascii_lowercase();
+    let mut log = ctx.server.slowlog.lock();
+    let out = &mut ctx.session.out;
+    match (&word[..], ctx.args.len()) {
+        (b"get", 2 | 3) => {
+            let count = match ctx.args.get(2) {
+                None => 10,
+                Some(arg) => match integer(arg)? {
+                    -1 => usize::MAX,
+                    n => usize::try_from(n).map_err(|_| CommandError::Static("ERR count should be greater than or equal to -1"))?,
+                },
+            };
+            let entries: Vec<_> = log.entries.iter().take(count).collect();
+            out.array(entries.len());
+            for e in entries {
+                out.array(6);
+                out.int(e.id as i64);
+                out.int(e.at_s as i64);
+                out.int(e.micros as i64);
+                out.array(e.args.len());
+                e.args.iter().for_each(|arg| out.bulk(arg));
+                out.bulk(e.addr.as_bytes());
+                out.bulk(e.name.as_bytes());
+            }
+        }
+        (b"len", 2) => out.len_int(log.entries.len()),
+        (b"reset", 2) => {
+            log.entries.clear();
+            out.ok();
+        }
+        _ => return Err(unknown_subcommand(ctx.args)),
+    }
+    Ok(Next::Continue)
+}
+
+/// No event is sampled yet, so there is nothing to tell; the answers have the right form.
+fn latency(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let word = ctx.args.at(1).to_ascii_lowercase();
+    match &word[..] {
+        b"latest" | b"history" => ctx.session.out.array(0),
+        b"reset" => ctx.session.out.int(0),
+        b"doctor" => {
+            let text = "I'm sorry, Dave, I can't do that. Latency monitoring is disabled in this server.\n";
+            ctx.session.out.verbatim("txt", text.as_bytes());
+        }
+        _ => return Err(unknown_subcommand(ctx.args)),
+    }
+    Ok(Next::Continue)
+}
+
+fn lolwut(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let text = format!("Redis ver. {}\n", crate::REDIS_VERSION);
+    ctx.session.out.verbatim("txt", text.as_bytes());
+    Ok(Next::Continue)
+}

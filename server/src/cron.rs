@@ -1,0 +1,106 @@
+//! What happens by the clock: active expiry, save rules, signs of life, leases.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use engine::KeysView;
+use engine::keyspace::{Cursor, ExpiredKeys};
+
+use crate::clock;
+use crate::persistence;
+use crate::state::Server;
+
+/// Time that one round of active expiry may take, ms.
+const EXPIRE_BUDGET_MS: u64 = 5;
+
+/// Runs for ever, ten times a second.
+pub(crate) async fn run(server: &Arc<Server>) {
+    let mut expiry = ActiveExpiry::default();
+    let (mut last_ping, mut last_lease) = (0, 0);
+    loop {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let now = clock::monotonic_ms();
+        let settings = server.settings();
+        if server.active_expire.load(Ordering::Acquire) && !server.repl.is_replica() && !server.repl.is_awaiting() {
+            expiry.round(server);
+        }
+        persistence::save_if_due(server);
+        if server.repl.managed {
+            if now - last_lease >= settings.managed_lease_ms as u64 / 4 {
+                last_lease = now;
+                server.repl.request_leases(now);
+            }
+        } else if now - last_ping >= settings.repl_ping_replica_period as u64 * 1000 {
+            last_ping = now;
+            if server.repl.feed_count() > 0 && !server.repl.is_replica() {
+                server.repl.append_ping();
+            }
+        }
+        let until = server.pause.until_ms.load(Ordering::Acquire);
+        if until != 0 && clock::unix_ms() >= until {
+            let _ = server.pause.until_ms.compare_exchange(until, 0, Ordering::AcqRel, Ordering::Relaxed);
+            server.pause.changed.notify_waiters();
+        }
+    }
+}
+
+/// Walks the keyspace in hash order, a little at a time, and deletes what has expired.
+#[derive(Default)]
+struct ActiveExpiry {
+    shard: usize,
+    db: usize,
+    cursor: Cursor,
+}
+
+impl ActiveExpiry {
+    fn round(&mut self, server: &Server) {
+        let settings = server.settings();
+        let begun = clock::monotonic_ms();
+        let mut whole = 0;
+        while clock::monotonic_ms() - begun < EXPIRE_BUDGET_MS && whole < server.keyspace.shard_count() * settings.databases as usize {
+            if self.visit(server, &settings) {
+                whole += 1;
+            }
+        }
+        server.repl.wake_feeds();
+    }
+
+    /// Visits some positions under one lock; `true` if a table came to its end.
+    fn visit(&mut self, server: &Server, settings: &crate::config::Settings) -> bool {
+        const POSITIONS: usize = 32;
+        let mut locked = server.keyspace.lock_one(self.shard);
+        let now = clock::unix_ms();
+        let mut keys =
+            KeysView::new(&server.keyspace, &mut locked, &settings.limits, self.db, ExpiredKeys::Delete, now);
+        let mut end = false;
+        for _ in 0..POSITIONS {
+            let (next, _) = keys.expire_at(self.shard, self.cursor);
+            self.cursor = next.unwrap_or_default();
+            if next.is_none() {
+                end = true;
+                break;
+            }
+        }
+        let verb: &[u8] = if settings.lazyfree_lazy_expire { b"UNLINK" } else { b"DEL" };
+        if keys.has_lazily_deleted() {
+            let mut log = server.repl.log.lock();
+            let mut bytes = Vec::new();
+            keys.drain_lazily_deleted(|db, key| {
+                bytes.clear();
+                resp::encode_command(&mut bytes, &[verb, key]);
+                log.append(db, &bytes);
+                server.dirty.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        drop(keys);
+        if end {
+            self.db += 1;
+            if self.db == server.keyspace.databases() {
+                self.db = 0;
+                self.shard = (self.shard + 1) % server.keyspace.shard_count();
+            }
+        }
+        end
+    }
+}

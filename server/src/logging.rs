@@ -1,0 +1,86 @@
+//! Log lines in Redis's form: `PID:ROLE date time.ms mark message`.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::config::LogLevel;
+
+/// `M` master, `S` replica, `X` awaiting.
+static ROLE: AtomicU8 = AtomicU8::new(b'M');
+
+/// The letter in front of the lines to come.
+pub fn set_role(letter: u8) {
+    ROLE.store(letter, Ordering::Relaxed);
+}
+
+struct RedisLines;
+
+impl<S, N> FormatEvent<S, N> for RedisLines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let mark = match *event.metadata().level() {
+            Level::ERROR | Level::WARN => '#',
+            Level::INFO => '*',
+            Level::DEBUG => '-',
+            Level::TRACE => '.',
+        };
+        let role = char::from(ROLE.load(Ordering::Relaxed));
+        write!(out, "{}:{role} {} {mark} ", std::process::id(), date(crate::clock::unix_ms()))?;
+        ctx.format_fields(out.by_ref(), event)?;
+        writeln!(out)
+    }
+}
+
+/// `20 Nov 2026 12:00:00.000`, UTC.
+fn date(unix_ms: u64) -> String {
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
+    // Civil date from days since 1970 (H. Hinnant's algorithm).
+    let z = days as i64 + 719_468;
+    let era = z.div_euclid(146_097);
+    let doe = z.rem_euclid(146_097);
+    let yoe = (doe - doe / 1460 + doe / 36_524 - doe / 146_096) / 365;
+    let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
+    let mp = (5 * doy + 2) / 153;
+    let day = doy - (153 * mp + 2) / 5 + 1;
+    let month = if mp < 10 { mp + 3 } else { mp - 9 };
+    let year = yoe + era * 400 + i64::from(month <= 2);
+    let (h, m, s) = (ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60);
+    format!("{day:02} {} {year} {h:02}:{m:02}:{s:02}.{:03}", MONTHS[month as usize - 1], ms % 1000)
+}
+
+/// Starts logging to standard output, or to a file.
+pub fn start(level: LogLevel, logfile: &str) -> std::io::Result<()> {
+    let level = match level {
+        LogLevel::Debug => Level::TRACE,
+        LogLevel::Verbose => Level::DEBUG,
+        LogLevel::Notice => Level::INFO,
+        LogLevel::Warning => Level::WARN,
+    };
+    let builder = tracing_subscriber::fmt().with_ansi(false).with_max_level(level).event_format(RedisLines);
+    if logfile.is_empty() {
+        builder.init();
+    } else {
+        let file = std::fs::File::options().create(true).append(true).open(logfile)?;
+        builder.with_writer(std::sync::Mutex::new(file)).init();
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn dates_are_civil() {
+        assert_eq!(super::date(0), "01 Jan 1970 00:00:00.000");
+        assert_eq!(super::date(1_709_208_000_123), "29 Feb 2024 12:00:00.123");
+    }
+}

@@ -1,0 +1,503 @@
+//! Workers and connections: a command runs on the thread that read it.
+//!
+//! Each worker is an OS thread with a current-thread runtime. One of them accepts and hands the sockets round. A
+//! connection reads what there is, parses all whole requests, prefetches their keys, runs them, and writes all replies
+//! at once.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use resp::{Args, OwnedArgs, Request, RequestLimits, RequestParser, Span};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::{LocalSet, spawn_local};
+
+use crate::clock;
+use crate::config::Settings;
+use crate::dispatch::{Next, Origin, Session, execute};
+use crate::repl;
+use crate::state::Server;
+
+/// Requests of one pipeline whose keys are prefetched together.
+const BATCH: usize = 64;
+const READ: usize = 16 * 1024;
+/// A buffer larger than this is given back when it is empty.
+const KEEP: usize = 64 * 1024;
+
+/// A socket on its way to its worker.
+#[derive(Debug)]
+pub enum Incoming {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+/// The sockets that the server listens on.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    tcp: Vec<std::net::TcpListener>,
+    unix: Option<std::os::unix::net::UnixListener>,
+}
+
+/// Opens all listeners. An address with `-` in front may fail.
+pub fn listen(settings: &Settings) -> Result<Listeners, String> {
+    let mut listeners = Listeners::default();
+    let port = settings.port as u16;
+    if port > 0 {
+        for name in &settings.bind.0 {
+            let (optional, name) = name.strip_prefix('-').map_or((false, name.as_str()), |n| (true, n));
+            let ip = match name {
+                "*" => "0.0.0.0",
+                "::*" => "::",
+                other => other,
+            };
+            let bound = resolve(ip).and_then(|ip| bind(SocketAddr::new(ip, port), settings.tcp_backlog as i32));
+            match bound {
+                Ok(listener) => listeners.tcp.push(listener),
+                Err(e) if optional && e.kind() != io::ErrorKind::AddrInUse => {}
+                Err(e) => {
+                    return Err(format!("Warning: Could not create server TCP listening socket {name}:{port}: bind: {e}\nFailed listening on port {port} (tcp), aborting."));
+                }
+            }
+        }
+    }
+    if !settings.unixsocket.is_empty() {
+        let _ = std::fs::remove_file(&settings.unixsocket);
+        let listener = std::os::unix::net::UnixListener::bind(&settings.unixsocket)
+            .and_then(|l| l.set_nonblocking(true).map(|()| l))
+            .map_err(|e| format!("Failed opening Unix socket {}: bind: {e}", settings.unixsocket))?;
+        listeners.unix = Some(listener);
+    }
+    Ok(listeners)
+}
+
+fn resolve(name: &str) -> io::Result<IpAddr> {
+    use std::net::ToSocketAddrs;
+    if let Ok(ip) = name.parse() {
+        return Ok(ip);
+    }
+    (name, 0).to_socket_addrs()?.next().map(|a| a.ip()).ok_or_else(|| io::Error::other("the name has no address"))
+}
+
+fn bind(addr: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&addr.into())?;
+    socket.listen(backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+/// Starts the workers; the first one also accepts and keeps the server's clock. Returns their threads.
+pub fn start(server: &Arc<Server>, listeners: Listeners) -> io::Result<Vec<std::thread::JoinHandle<()>>> {
+    let mut senders = Vec::new();
+    let mut threads = Vec::new();
+    for number in 0..server.workers {
+        let (sender, receiver) = mpsc::channel::<Incoming>(1024);
+        senders.push(sender);
+        let server = Arc::clone(server);
+        threads.push(std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || worker(&server, receiver))?);
+    }
+    let shared = Arc::clone(server);
+    threads.push(std::thread::Builder::new().name("acceptor".into()).spawn(move || {
+        run_local(async move {
+            let senders = Rc::new(senders);
+            for listener in listeners.tcp {
+                spawn_local(accept_tcp(Arc::clone(&shared), listener, Rc::clone(&senders)));
+            }
+            if let Some(listener) = listeners.unix {
+                spawn_local(accept_unix(listener, Rc::clone(&senders)));
+            }
+            crate::cron::run(&shared).await;
+        });
+    })?);
+    let shared = Arc::clone(server);
+    threads.push(
+        std::thread::Builder::new().name("replica-link".into()).spawn(move || run_local(repl::run_link(shared)))?,
+    );
+    Ok(threads)
+}
+
+fn run_local(future: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.expect("the operating system gives an event queue");
+    LocalSet::new().block_on(&runtime, future);
+}
+
+fn worker(server: &Arc<Server>, mut incoming: mpsc::Receiver<Incoming>) {
+    run_local(async move {
+        while let Some(socket) = incoming.recv().await {
+            let server = Arc::clone(server);
+            match socket {
+                Incoming::Tcp(stream) => {
+                    let name = |a: io::Result<SocketAddr>| a.map(|a| a.to_string()).unwrap_or_default();
+                    let (peer, local) = (name(stream.peer_addr()), name(stream.local_addr()));
+                    if let Ok(stream) = TcpStream::from_std(stream) {
+                        spawn_local(connection(server, stream, peer, local));
+                    }
+                }
+                Incoming::Unix(stream) => {
+                    let path = server.settings().unixsocket.clone();
+                    if let Ok(stream) = UnixStream::from_std(stream) {
+                        spawn_local(connection(server, stream, format!("{path}:0"), format!("{path}:0")));
+                    }
+                }
+            }
+        }
+    });
+}
+
+async fn accept_tcp(server: Arc<Server>, listener: std::net::TcpListener, senders: Rc<Vec<mpsc::Sender<Incoming>>>) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(e) => return tracing::error!("A listener is lost: {e}"),
+    };
+    let mut next = 0;
+    loop {
+        let Ok((stream, peer)) = listener.accept().await else {
+            // Out of descriptors: give those that close a moment.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let settings = server.settings();
+        let Ok(stream) = stream.into_std() else { continue };
+        if let Some(refusal) = refuse(&server, &settings, peer) {
+            server.stats.rejected_connections.fetch_add(1, Ordering::Relaxed);
+            use io::Write;
+            let mut stream = stream;
+            let _ = stream.write_all(refusal.as_bytes());
+            continue;
+        }
+        let socket = socket2::SockRef::from(&stream);
+        let _ = socket.set_tcp_nodelay(true);
+        if settings.tcp_keepalive > 0 {
+            let seconds = settings.tcp_keepalive as u64;
+            let keepalive = TcpKeepalive::new()
+                .with_time(Duration::from_secs(seconds))
+                .with_interval(Duration::from_secs((seconds / 3).max(1)))
+                .with_retries(3);
+            let _ = socket.set_tcp_keepalive(&keepalive);
+        }
+        next = (next + 1) % senders.len();
+        let _ = senders[next].send(Incoming::Tcp(stream)).await;
+    }
+}
+
+async fn accept_unix(listener: std::os::unix::net::UnixListener, senders: Rc<Vec<mpsc::Sender<Incoming>>>) {
+    let Ok(listener) = UnixListener::from_std(listener) else { return };
+    let mut next = 0;
+    loop {
+        if let Ok(stream) = listener.accept().await.and_then(|(s, _)| s.into_std()) {
+            next = (next + 1) % senders.len();
+            let _ = senders[next].send(Incoming::Unix(stream)).await;
+        } else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Why a connection is not let in: the error line.
+fn refuse(server: &Server, settings: &Settings, peer: SocketAddr) -> Option<&'static str> {
+    if server.clients.len() >= settings.maxclients as usize {
+        return Some("-ERR max number of clients reached\r\n");
+    }
+    let loopback = match peer.ip() {
+        IpAddr::V6(ip) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback()),
+        IpAddr::V4(ip) => ip.is_loopback(),
+    };
+    let open = settings.bind == crate::config::BindList::default();
+    if settings.protected_mode && settings.requirepass.is_empty() && open && !loopback {
+        return Some(
+            "-DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. If you want to connect from external computers to Redis you may adopt one of the following solutions: 1) Just disable protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to Redis from the same host the server is running, however MAKE SURE Redis is not publicly accessible from internet if you do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the protected mode by editing the Redis configuration file, and setting the protected mode option to 'no', and then restarting the server. 3) If you started the server manually just for testing, restart it with the '--protected-mode no' option. 4) Setup a an authentication password for the default user. NOTE: You only need to do one of the above things in order for the server to start accepting connections from the outside.\r\n",
+        );
+    }
+    None
+}
+
+async fn connection<S>(server: Arc<Server>, stream: S, peer: String, local: String)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    server.stats.connections.fetch_add(1, Ordering::Relaxed);
+    let client = server.clients.add(peer, local);
+    let open = server.settings().requirepass.is_empty();
+    let mut connection = Connection {
+        session: Session::new(client, Origin::Client, open),
+        server,
+        stream,
+        input: Vec::with_capacity(READ),
+        parser: RequestParser::default(),
+        frames: Vec::new(),
+        spans: Vec::new(),
+        hashes: Vec::new(),
+    };
+    let after = connection.serve().await;
+    connection.session.unwatch(&connection.server);
+    let Connection { server, session, stream, .. } = connection;
+    if let Ok(Some((id, next, sync))) = after {
+        repl::run_feed(Arc::clone(&server), &session, stream, id, next, sync).await;
+    }
+    server.clients.remove(session.client.id);
+}
+
+/// One request in the input: where it starts, how long it is, and which spans are its arguments.
+struct Frame {
+    start: usize,
+    len: usize,
+    spans: (usize, usize),
+    inline: Option<OwnedArgs>,
+}
+
+struct Connection<S> {
+    server: Arc<Server>,
+    stream: S,
+    session: Session,
+    input: Vec<u8>,
+    parser: RequestParser,
+    frames: Vec<Frame>,
+    spans: Vec<Span>,
+    hashes: Vec<u64>,
+}
+
+/// What a batch ended with.
+enum Batch {
+    Continue,
+    Close,
+    Psync(Vec<u8>, i64, bool),
+}
+
+type PsyncRequest = (Vec<u8>, i64, bool);
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Until the connection ends or becomes a feed.
+    async fn serve(&mut self) -> io::Result<Option<PsyncRequest>> {
+        loop {
+            let settings = self.server.settings();
+            if self.session.client.killed.load(Ordering::Acquire) {
+                return Ok(None);
+            }
+            let wake = self.session.client.wake.notified();
+            let read = self.stream.read_buf(&mut self.input);
+            let n = tokio::select! {
+                biased;
+                n = read => n?,
+                () = wake => continue,
+                () = idle(settings.timeout) => return Ok(None),
+            };
+            if n == 0 {
+                return Ok(None);
+            }
+            self.server.stats.input_bytes.fetch_add(n as u64, Ordering::Relaxed);
+            let settings = self.server.settings();
+            let mut start = 0;
+            loop {
+                let (consumed, broken) = self.parse(start, &settings);
+                if self.frames.is_empty() && broken.is_none() {
+                    break;
+                }
+                let end = self.run(start, &settings).await?;
+                start += consumed;
+                if let Some(error) = broken {
+                    self.session.out.error(&format!("ERR {error}"));
+                    self.flush().await?;
+                    return Ok(None);
+                }
+                match end {
+                    Batch::Continue => {}
+                    Batch::Close => return Ok(None),
+                    Batch::Psync(id, next, sync) => return Ok(Some((id, next, sync))),
+                }
+            }
+            self.input.drain(..start);
+            if self.input.is_empty() && self.input.capacity() > KEEP {
+                self.input = Vec::with_capacity(READ);
+            }
+            let want = self.parser.bytes_wanted(self.input.len()).clamp(READ, 1 << 20);
+            self.input.reserve(want);
+            if self.input.len() as u64 > settings.client_query_buffer_limit.0 {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Parses up to a batch of requests from `start` on; returns the bytes that they take, and what is no request.
+    fn parse(&mut self, start: usize, settings: &Settings) -> (usize, Option<resp::ProtocolError>) {
+        self.frames.clear();
+        self.spans.clear();
+        let limits = if self.session.authenticated {
+            RequestLimits { bulk_len_max: settings.proto_max_bulk_len.0 as usize, ..RequestLimits::default() }
+        } else {
+            RequestLimits::UNAUTHENTICATED
+        };
+        let mut at = start;
+        while self.frames.len() < BATCH {
+            match self.parser.parse(&self.input[at..], &limits) {
+                Ok(None) => break,
+                Ok(Some(Request::Multibulk { len })) => {
+                    let from = self.spans.len();
+                    if len > 4 {
+                        self.spans.extend_from_slice(self.parser.spans());
+                    }
+                    self.frames.push(Frame { start: at, len, spans: (from, self.spans.len()), inline: None });
+                    at += len;
+                }
+                Ok(Some(Request::Inline { len, args })) => {
+                    self.frames.push(Frame { start: at, len, spans: (0, 0), inline: Some(args) });
+                    at += len;
+                }
+                Err(error) => return (at - start, Some(error)),
+            }
+        }
+        (at - start, None)
+    }
+
+    /// Hashes the first arguments and brings their entries closer.
+    fn prefetch(&mut self) {
+        self.hashes.clear();
+        let keyspace = &self.server.keyspace;
+        for frame in &self.frames {
+            let args = Args::new(&self.input[frame.start..], &self.spans[frame.spans.0..frame.spans.1]);
+            self.hashes.push(args.get(1).map_or(0, |key| keyspace.hash(key)));
+        }
+        if self.frames.len() > 1 {
+            keyspace.prefetch(self.session.db, &self.hashes);
+        }
+    }
+
+    async fn run(&mut self, _start: usize, settings: &Settings) -> io::Result<Batch> {
+        self.prefetch();
+        let mut end = Batch::Continue;
+        let mut done = 0u64;
+        for i in 0..self.frames.len() {
+            let next = loop {
+                let frame = &self.frames[i];
+                let bytes = &self.input[frame.start..frame.start + frame.len];
+                let (args, raw) = match &frame.inline {
+                    Some(args) => (args.as_args(), None),
+                    None => (Args::new(bytes, &self.spans[frame.spans.0..frame.spans.1]), Some(bytes)),
+                };
+                if args.is_empty() {
+                    break Next::Continue;
+                }
+                done += 1;
+                let hash = raw.is_some().then(|| self.hashes[i]);
+                match execute(&self.server, settings, &mut self.session, args, raw, hash) {
+                    Next::Paused => self.pause_over().await?,
+                    next => break next,
+                }
+            };
+            match next {
+                Next::Continue | Next::Paused | Next::SkipReply => {}
+                Next::Close => {
+                    end = Batch::Close;
+                    break;
+                }
+                Next::Psync { id, next, sync } => {
+                    end = Batch::Psync(id, next, sync);
+                    break;
+                }
+                Next::Wait { replicas, offset, timeout_ms } => {
+                    let n = self.wait(replicas, offset, timeout_ms).await?;
+                    self.session.out.len_int(n);
+                }
+            }
+        }
+        self.server.stats.commands.fetch_add(done, Ordering::Relaxed);
+        self.session.client.last_ms.store(clock::unix_ms(), Ordering::Relaxed);
+        self.server.repl.wake_feeds();
+        self.gate().await?;
+        self.flush().await?;
+        Ok(end)
+    }
+
+    /// Holds the replies of a write until its quorum has it, and until the master that ran it is known to have been
+    /// one when it did (FAILOVER R3, R4).
+    async fn gate(&mut self) -> io::Result<()> {
+        let repl = &self.server.repl;
+        if !repl.managed || self.session.write_offset == 0 {
+            return Ok(());
+        }
+        let offset = std::mem::take(&mut self.session.write_offset);
+        let quorum = repl.quorum();
+        if quorum > 0 {
+            loop {
+                let acked = repl.acked.notified();
+                if repl.members_holding(offset) >= quorum {
+                    break;
+                }
+                if repl.is_replica() || self.session.client.killed.load(Ordering::Acquire) {
+                    return Err(io::ErrorKind::ConnectionAborted.into());
+                }
+                let _ = tokio::time::timeout(Duration::from_millis(100), acked).await;
+            }
+        }
+        // A lease that ran out while the command ran: its reply must not go out. (A pause for a handover is no end.)
+        if !repl.leads(clock::monotonic_ms()) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        let out = self.session.out.buffer_mut();
+        if !out.is_empty() {
+            self.server.stats.output_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
+            self.stream.write_all(out).await?;
+            self.stream.flush().await?;
+            out.clear();
+            if out.capacity() > KEEP {
+                *out = Vec::new();
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until CLIENT PAUSE is over. What has been answered goes out first.
+    async fn pause_over(&mut self) -> io::Result<()> {
+        self.flush().await?;
+        let changed = self.server.pause.changed.notified();
+        let _ = tokio::time::timeout(Duration::from_millis(20), changed).await;
+        if self.session.client.killed.load(Ordering::Acquire) {
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self, replicas: usize, offset: u64, timeout_ms: u64) -> io::Result<usize> {
+        self.flush().await?;
+        let server = Arc::clone(&self.server);
+        let begun = clock::monotonic_ms();
+        if server.repl.holding(offset) < replicas {
+            server.repl.append_getack();
+        }
+        loop {
+            let acked = server.repl.acked.notified();
+            let n = server.repl.holding(offset);
+            let over = timeout_ms > 0 && clock::monotonic_ms() - begun >= timeout_ms;
+            if n >= replicas || over || server.repl.is_replica() {
+                return Ok(n);
+            }
+            if self.session.client.killed.load(Ordering::Acquire) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            let left = if timeout_ms == 0 { 100 } else { (begun + timeout_ms).saturating_sub(clock::monotonic_ms()) };
+            let _ = tokio::time::timeout(Duration::from_millis(left.clamp(1, 100)), acked).await;
+        }
+    }
+}
+
+/// Ends after the idle time-out; never for 0.
+async fn idle(seconds: i64) {
+    match seconds {
+        0 => std::future::pending().await,
+        n => tokio::time::sleep(Duration::from_secs(n as u64)).await,
+    }
+}

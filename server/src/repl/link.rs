@@ -1,0 +1,467 @@
+//! The replica's side: follows a master, on a thread of its own.
+//!
+//! ```text
+//! connect ─► PING ─► AUTH ─► REPLCONF ─► PSYNC ─┬─ +CONTINUE ──────────────► streaming
+//!    ▲                                          └─ +FULLRESYNC ─► receive ─► fence ─► load ─► streaming
+//!    └───────────── any error, a time-out, another master: again after a pause ◄──┘
+//! ```
+//! The stream is run as it comes and appended verbatim to our own log, so offsets agree down a chain of replicas.
+
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use replication::{FenceView, History, ReplId};
+use resp::{Args, OwnedArgs, Request, RequestLimits, RequestParser, encode_command};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use super::Target;
+use crate::clients::Kind;
+use crate::clock;
+use crate::dispatch::{Origin, Session, execute};
+use crate::persistence;
+use crate::state::Server;
+
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("no sign of life from MASTER for too long")]
+    Timeout,
+    #[error("MASTER answered {0}")]
+    Refused(String),
+    #[error("Unable to AUTH to MASTER: {0}")]
+    Auth(String),
+    #[error("MASTER sent what is not the replication protocol: {0}")]
+    Protocol(String),
+    #[error("full resync refused: {0}")]
+    Fenced(&'static str),
+    #[error("the RDB from MASTER was refused: {0}")]
+    Rdb(#[from] engine::rdb::RdbError),
+    #[error("another master is to be followed")]
+    Changed,
+}
+
+/// Follows whatever master is set, for ever.
+pub async fn run(server: Arc<Server>) {
+    loop {
+        let (target, generation) = server.repl.target();
+        let Some(target) = target.filter(|t| t.epoch.is_none() || server.repl.role.lock().may_follow()) else {
+            server.repl.target_changed.notified().await;
+            continue;
+        };
+        let mut link = Link { server: &server, target, generation, buf: Vec::new(), stream: None };
+        let end = link.follow().await;
+        let info = &server.repl.link;
+        info.syncing.store(false, Ordering::Release);
+        if info.up.swap(false, Ordering::AcqRel) {
+            info.down_since_ms.store(clock::unix_ms(), Ordering::Relaxed);
+        }
+        match end {
+            Err(LinkError::Changed) | Ok(()) => {}
+            Err(error) => {
+                tracing::warn!("Link with MASTER {}:{}: {error}", link.target.host, link.target.port);
+                // Managed instances look again soon: their master may just be getting its role.
+                let pause = if server.repl.managed { 100 } else { 1000 };
+                let changed = server.repl.target_changed.notified();
+                let _ = timeout(Duration::from_millis(pause), changed).await;
+            }
+        }
+    }
+}
+
+struct Link<'s> {
+    server: &'s Arc<Server>,
+    target: Target,
+    generation: u64,
+    /// Received and not yet looked at.
+    buf: Vec<u8>,
+    stream: Option<TcpStream>,
+}
+
+impl Link<'_> {
+    fn limit(&self) -> Duration {
+        Duration::from_secs(self.server.settings().repl_timeout as u64)
+    }
+
+    fn check_changed(&self) -> Result<(), LinkError> {
+        if self.server.repl.generation() == self.generation { Ok(()) } else { Err(LinkError::Changed) }
+    }
+
+    fn stream(&mut self) -> Result<&mut TcpStream, LinkError> {
+        self.stream.as_mut().ok_or_else(|| io::Error::from(ErrorKind::NotConnected).into())
+    }
+
+    /// Reads more, or fails on a time-out, on the end of the stream, or when another master is set.
+    async fn fill(&mut self) -> Result<usize, LinkError> {
+        self.check_changed()?;
+        let (limit, server) = (self.limit(), Arc::clone(self.server));
+        let Some(stream) = self.stream.as_mut() else { return Err(io::Error::from(ErrorKind::NotConnected).into()) };
+        let n = tokio::select! {
+            n = timeout(limit, stream.read_buf(&mut self.buf)) => n.map_err(|_| LinkError::Timeout)??,
+            () = server.repl.target_changed.notified() => 0,
+        };
+        self.check_changed()?;
+        if n == 0 {
+            return Err(io::Error::from(ErrorKind::UnexpectedEof).into());
+        }
+        self.server.repl.link.last_io_ms.store(clock::unix_ms(), Ordering::Relaxed);
+        Ok(n)
+    }
+
+    /// One line without its end; empty lines are signs of life.
+    async fn line(&mut self) -> Result<String, LinkError> {
+        loop {
+            if let Some(end) = self.buf.iter().position(|&b| b == b'\n') {
+                let line: Vec<u8> = self.buf.drain(..=end).collect();
+                let line = String::from_utf8_lossy(&line).trim_end().to_string();
+                if !line.is_empty() {
+                    return Ok(line);
+                }
+            } else if self.buf.len() > 64 * 1024 {
+                return Err(LinkError::Protocol("a line without an end".into()));
+            } else {
+                self.fill().await?;
+            }
+        }
+    }
+
+    async fn send(&mut self, argv: &[&str]) -> Result<(), LinkError> {
+        let mut bytes = Vec::new();
+        encode_command(&mut bytes, argv);
+        let limit = self.limit();
+        timeout(limit, self.stream()?.write_all(&bytes)).await.map_err(|_| LinkError::Timeout)??;
+        Ok(())
+    }
+
+    async fn ask(&mut self, argv: &[&str]) -> Result<String, LinkError> {
+        self.send(argv).await?;
+        self.line().await
+    }
+
+    async fn follow(&mut self) -> Result<(), LinkError> {
+        let wait = if self.server.repl.managed { Duration::from_secs(2) } else { self.limit() };
+        let address = (self.target.host.clone(), self.target.port);
+        let stream = timeout(wait, TcpStream::connect(address)).await.map_err(|_| LinkError::Timeout)??;
+        stream.set_nodelay(true)?;
+        self.stream = Some(stream);
+        let stream_db = self.handshake().await?;
+        self.server.repl.link.up.store(true, Ordering::Release);
+        tracing::info!("MASTER <-> REPLICA sync: streaming from {}:{}", self.target.host, self.target.port);
+        self.apply(stream_db).await
+    }
+
+    /// Up to the stream; returns the database that the stream begins in.
+    async fn handshake(&mut self) -> Result<usize, LinkError> {
+        let settings = self.server.settings();
+        let pong = self.ask(&["PING"]).await?;
+        if !pong.starts_with('+') && !pong.starts_with("-NOAUTH") && !pong.starts_with("-NOPERM") && !pong.starts_with("-LOADING") {
+            return Err(LinkError::Refused(pong));
+        }
+        if !settings.masterauth.is_empty() {
+            let mut argv = vec!["AUTH"];
+            if !settings.masteruser.is_empty() {
+                argv.push(&settings.masteruser);
+            }
+            argv.push(&settings.masterauth);
+            let answer = self.ask(&argv).await?;
+            if !answer.starts_with('+') {
+                return Err(LinkError::Auth(answer));
+            }
+        }
+        let port = match settings.replica_announce_port {
+            0 => settings.port,
+            port => port,
+        };
+        // Errors here are not fatal: old masters do not know the options.
+        self.ask(&["REPLCONF", "listening-port", &port.to_string()]).await?;
+        if !settings.replica_announce_ip.is_empty() {
+            self.ask(&["REPLCONF", "ip-address", &settings.replica_announce_ip]).await?;
+        }
+        self.ask(&["REPLCONF", "capa", "eof", "capa", "psync2"]).await?;
+        if let Some(epoch) = self.target.epoch {
+            let volume = format!("{:016x}", self.server.repl.role.lock().durable.volume);
+            self.ask(&["REPLCONF", "rr-epoch", &epoch.to_string(), "rr-volume", &volume]).await?;
+        }
+        let (id, next) = {
+            let log = self.server.repl.log.lock();
+            (log.history.id, log.log.end() + 1)
+        };
+        let answer = if next == 1 && self.server.keyspace.is_empty() {
+            self.ask(&["PSYNC", "?", "-1"]).await?
+        } else {
+            self.ask(&["PSYNC", id.as_str(), &next.to_string()]).await?
+        };
+        let mut words = answer.split_whitespace();
+        match words.next() {
+            Some("+CONTINUE") => {
+                tracing::info!("Successful partial resynchronization with master.");
+                if let Some(id) = words.next().and_then(|id| ReplId::parse(id.as_bytes())) {
+                    let renamed = {
+                        let mut log = self.server.repl.log.lock();
+                        let end = log.log.end();
+                        let renamed = log.history.id != id;
+                        log.history.renamed(id, end);
+                        renamed
+                    };
+                    if renamed {
+                        self.server.repl.disconnect_feeds();
+                    }
+                }
+                Ok(self.server.repl.log.lock().db.unwrap_or(0))
+            }
+            Some("+FULLRESYNC") => {
+                let id = words.next().and_then(|id| ReplId::parse(id.as_bytes()));
+                let offset = words.next().and_then(|n| n.parse().ok());
+                let (Some(id), Some(offset)) = (id, offset) else { return Err(LinkError::Protocol(answer)) };
+                self.full_resync(id, offset).await
+            }
+            _ => Err(LinkError::Refused(answer)),
+        }
+    }
+
+    async fn full_resync(&mut self, id: ReplId, offset: u64) -> Result<usize, LinkError> {
+        tracing::info!("Full resync from master: {id}:{offset}");
+        let info = &self.server.repl.link;
+        info.syncing.store(true, Ordering::Release);
+        info.sync_read.store(0, Ordering::Relaxed);
+        let dir = PathBuf::from(&self.server.settings().dir);
+        let temp = TempFile(dir.join(format!("temp-{}.{}.rdb", clock::unix_ms() / 1000, std::process::id())));
+        self.receive(&temp.0).await?;
+        self.check_changed()?;
+        self.install(&temp, id, offset)
+    }
+
+    /// Receives the RDB into a file.
+    async fn receive(&mut self, path: &std::path::Path) -> Result<(), LinkError> {
+        const MARK: usize = 40;
+        let head = self.line().await?;
+        if head.starts_with('-') {
+            return Err(LinkError::Refused(head));
+        }
+        let body = head.strip_prefix('$').ok_or_else(|| LinkError::Protocol(head.clone()))?;
+        let mark = body.strip_prefix("EOF:").map(|mark| mark.as_bytes().to_vec());
+        if mark.as_ref().is_some_and(|mark| mark.len() != MARK) {
+            return Err(LinkError::Protocol(head));
+        }
+        let mut left = match &mark {
+            Some(_) => u64::MAX,
+            None => body.parse().map_err(|_| LinkError::Protocol(head.clone()))?,
+        };
+        self.server.repl.link.sync_total.store(if mark.is_some() { 0 } else { left }, Ordering::Relaxed);
+        let mut file = std::fs::File::create(path)?;
+        loop {
+            // With a mark its bytes stay in the buffer until it is certain that they are not it.
+            let ends = mark.as_ref().is_some_and(|mark| self.buf.ends_with(mark));
+            let take = match &mark {
+                Some(_) => self.buf.len().saturating_sub(MARK),
+                None => self.buf.len().min(usize::try_from(left).unwrap_or(usize::MAX)),
+            };
+            file.write_all(&self.buf[..take])?;
+            self.buf.drain(..take);
+            left -= take as u64;
+            self.server.repl.link.sync_read.fetch_add(take as u64, Ordering::Relaxed);
+            if ends {
+                self.buf.clear();
+                break;
+            }
+            if mark.is_none() && left == 0 {
+                break;
+            }
+            self.buf.reserve(256 * 1024);
+            self.fill().await?;
+        }
+        file.sync_all()?;
+        Ok(())
+    }
+
+    /// Judges what was received and makes it the data set.
+    fn install(&mut self, temp: &TempFile, id: ReplId, offset: u64) -> Result<usize, LinkError> {
+        let server = self.server;
+        let info = &server.repl.link;
+        let own = FenceView { keys: server.keyspace.len() as u64, epoch: server.repl.log.lock().history.epoch };
+        let mut last = clock::monotonic_ms();
+        let stream = self.stream.as_ref();
+        // The master hears from us while we are busy.
+        let mut alive = move |_| {
+            let now = clock::monotonic_ms();
+            if now - last > 1000 {
+                last = now;
+                let _ = stream.map(|s| s.try_write(b"\n"));
+            }
+        };
+        if own.keys > 0 {
+            // The data here is given up only for a file that is whole, and that passes the fence.
+            let offered = persistence::read_file(server, &temp.0, false, &mut alive)?;
+            if let Err(reason) = own.judge(offered.fence()) {
+                if !info.accept_once.swap(false, Ordering::AcqRel) {
+                    *info.refused.lock() = reason;
+                    return Err(LinkError::Fenced(reason));
+                }
+            }
+        }
+        *info.refused.lock() = "";
+        // From here on the file on the disk is the new data set, whatever happens to this process.
+        let path = persistence::adopt_file(server, &temp.0)?;
+        server.loading.store(true, Ordering::Release);
+        server.repl.disconnect_feeds();
+        flush(server);
+        tracing::info!("MASTER <-> REPLICA sync: Loading DB in memory");
+        let loaded = persistence::read_file(server, &path, true, &mut alive);
+        let result = loaded.map(|loaded| {
+            let mut log = server.repl.log.lock();
+            log.log.reset(offset);
+            log.history = History { epoch: loaded.epoch, ..History::new(id) };
+            log.db = None;
+            tracing::info!("MASTER <-> REPLICA sync: Finished with success, {} keys", loaded.keys);
+            loaded.stream_db.unwrap_or(0)
+        });
+        if result.is_err() {
+            flush(server);
+            // Nothing is held any more: the next PSYNC asks for everything.
+            let mut log = server.repl.log.lock();
+            log.log.reset(0);
+            log.history = History::new(ReplId::from_random(crate::state::random()));
+        }
+        server.loading.store(false, Ordering::Release);
+        info.syncing.store(false, Ordering::Release);
+        server.dirty.store(0, Ordering::Release);
+        Ok(result?)
+    }
+
+    /// Runs the stream.
+    async fn apply(&mut self, stream_db: usize) -> Result<(), LinkError> {
+        let server = Arc::clone(self.server);
+        let client = server.clients.add(format!("{}:{}", self.target.host, self.target.port), String::new());
+        client.set_kind(Kind::Master);
+        let mut session = Session::new(client, Origin::Master, true);
+        session.db = stream_db;
+        let result = self.apply_with(&mut session).await;
+        server.clients.remove(session.client.id);
+        result
+    }
+
+    async fn apply_with(&mut self, session: &mut Session) -> Result<(), LinkError> {
+        let server = Arc::clone(self.server);
+        let mut parser = RequestParser::default();
+        let limits = RequestLimits { args_max: i32::MAX as usize, bulk_len_max: 4 << 30 };
+        // Bytes that were run but, inside a transaction, not yet appended.
+        let mut held = 0;
+        let mut acked_ms = 0;
+        loop {
+            let (mut start, mut ack) = (0, self.server.repl.managed);
+            {
+                self.check_changed()?;
+                let settings = server.settings();
+                let _apply = server.repl.apply.lock();
+                // A promise may have come while we waited: nothing of the old epoch is applied after it (R2).
+                self.check_changed()?;
+                let bad = |e: resp::ProtocolError| LinkError::Protocol(e.to_string());
+                while let Some(request) = parser.parse(&self.buf[held + start..], &limits).map_err(bad)? {
+                    let bytes = &self.buf[held + start..];
+                    let len = match request {
+                        Request::Multibulk { len } => {
+                            let args = parser.args(bytes);
+                            if !args.is_empty() {
+                                ack |= self.run(&server, &settings, session, args);
+                            }
+                            len
+                        }
+                        Request::Inline { len, args } => {
+                            if !args.as_args().is_empty() {
+                                ack |= self.run(&server, &settings, session, args.as_args());
+                            }
+                            len
+                        }
+                    };
+                    start += len;
+                }
+                held += start;
+                if !session.in_multi() && held > 0 {
+                    let mut log = server.repl.log.lock();
+                    log.append_plain(&self.buf[..held]);
+                    log.db = Some(session.db);
+                    drop(log);
+                    self.buf.drain(..held);
+                    held = 0;
+                }
+                session.out.buffer_mut().clear();
+            }
+            server.repl.wake_feeds();
+            let offset = server.repl.log.lock().log.end();
+            server.repl.link.read_offset.store(offset, Ordering::Relaxed);
+            let now = clock::monotonic_ms();
+            if ack || now.saturating_sub(acked_ms) >= 1000 {
+                acked_ms = now;
+                self.acknowledge(offset, now).await?;
+            }
+            // Acknowledge each second, whatever comes.
+            match timeout(Duration::from_millis(1000), self.fill()).await {
+                Ok(read) => drop(read?),
+                Err(_) => {
+                    let silent = clock::unix_ms().saturating_sub(server.repl.link.last_io_ms.load(Ordering::Relaxed));
+                    if silent > self.limit().as_millis() as u64 {
+                        return Err(LinkError::Timeout);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Runs one command of the stream; `true` if the master wants an acknowledgement.
+    fn run(&self, server: &Server, settings: &crate::config::Settings, session: &mut Session, args: Args<'_>) -> bool {
+        if args.at(0).eq_ignore_ascii_case(b"REPLCONF") && args.len() >= 3 {
+            if args.at(1).eq_ignore_ascii_case(b"GETACK") {
+                return true;
+            }
+            if args.at(1).eq_ignore_ascii_case(b"RR-EPOCH") {
+                // R7: the epoch of what this instance really holds.
+                if let Some(epoch) = resp::number::parse_u64(args.at(2)) {
+                    server.repl.log.lock().history.epoch = epoch;
+                }
+            }
+            return false;
+        }
+        if args.at(0).eq_ignore_ascii_case(b"PING") {
+            return false;
+        }
+        execute(server, settings, session, args, None, None);
+        false
+    }
+
+    async fn acknowledge(&mut self, offset: u64, now: u64) -> Result<(), LinkError> {
+        if self.target.epoch.is_some() {
+            let mut role = self.server.repl.role.lock();
+            // R4: only in the epoch that was promised.
+            if !role.may_follow() {
+                return Err(LinkError::Changed);
+            }
+            role.granted(now);
+            // Everything that had come was applied: this instance holds what the master had.
+            role.on_caught_up();
+        }
+        self.send(&["REPLCONF", "ACK", &offset.to_string()]).await
+    }
+}
+
+/// Removes all keys.
+fn flush(server: &Server) {
+    let settings = server.settings();
+    let mut session = Session::new(server.clients.add(String::new(), String::new()), Origin::Master, true);
+    let args = OwnedArgs::from_iter([&b"FLUSHALL"[..]]);
+    execute(server, &settings, &mut session, args.as_args(), None, None);
+    server.clients.remove(session.client.id);
+}
+
+/// A file that is removed unless it was renamed away.
+struct TempFile(PathBuf);
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

@@ -1,0 +1,377 @@
+//! Replication, both ways, and the role of this instance.
+//!
+//! [`Replication`] is the shared state. `feed` serves one attached replica, `sync` makes the snapshots for full syncs,
+//! `link` follows a master, `managed` obeys the operator. What may be decided without a socket is decided in the
+//! `replication` crate.
+
+mod feed;
+mod link;
+mod managed;
+mod sync;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+
+use parking_lot::Mutex;
+use replication::{Ack, Acks, History, Log, ReplId, Role, RoleState};
+use tokio::sync::Notify;
+
+use crate::clock;
+use crate::config::Settings;
+use crate::state::random;
+
+pub use feed::{Feed, FeedState, run as run_feed};
+pub use link::run as run_link;
+pub use managed::{command as managed_command, load_durable, store_at_shutdown};
+
+/// The log with what belongs to it: one lock for both, so that an offset always has its history.
+#[derive(Debug)]
+pub struct LogState {
+    pub log: Log,
+    pub history: History,
+    /// Database of the last record: a SELECT precedes a record of another.
+    pub db: Option<usize>,
+}
+
+impl LogState {
+    /// Appends a command of a database.
+    #[inline]
+    pub fn append(&mut self, db: usize, bytes: &[u8]) {
+        if self.db != Some(db) {
+            self.select(db);
+        }
+        self.log.append(bytes);
+    }
+
+    #[cold]
+    fn select(&mut self, db: usize) {
+        let mut select = Vec::new();
+        resp::encode_command(&mut select, &["SELECT", &db.to_string()]);
+        self.log.append(&select);
+        self.db = Some(db);
+    }
+
+    /// Appends what belongs to no database, or bytes of our master.
+    pub fn append_plain(&mut self, bytes: &[u8]) {
+        self.log.append(bytes);
+    }
+}
+
+/// The master that this instance follows or is to follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    pub host: String,
+    pub port: u16,
+    /// Epoch of a managed instance.
+    pub epoch: Option<u64>,
+}
+
+/// What INFO says of the link to the master.
+#[derive(Debug, Default)]
+pub struct LinkInfo {
+    pub up: AtomicBool,
+    pub syncing: AtomicBool,
+    pub last_io_ms: AtomicU64,
+    pub down_since_ms: AtomicU64,
+    pub sync_read: AtomicU64,
+    pub sync_total: AtomicU64,
+    /// Why a full sync was refused, see `replication::FenceView`.
+    pub refused: Mutex<&'static str>,
+    pub accept_once: AtomicBool,
+    /// Offset up to which the stream was read.
+    pub read_offset: AtomicU64,
+}
+
+#[derive(Debug)]
+pub struct Replication {
+    pub log: Mutex<LogState>,
+    pub managed: bool,
+    pub role: Mutex<Role>,
+    /// An unmanaged master: no gate of roles needs to be looked at.
+    pub quiet: AtomicBool,
+    mode: AtomicU8,
+    /// Monotonic ms up to which a managed master may write.
+    lease_until: AtomicU64,
+    paused_until: AtomicU64,
+    /// Write quorum of the present reign.
+    quorum: AtomicUsize,
+    feeds: Mutex<BTreeMap<u64, Arc<Feed>>>,
+    feed_count: AtomicUsize,
+    /// Told whenever a replica acknowledged something, or roles changed.
+    pub acked: Notify,
+    target: Mutex<Option<Target>>,
+    generation: AtomicU64,
+    pub target_changed: Notify,
+    pub link: LinkInfo,
+    /// Offsets with the moment they were appended: an acknowledgement of one is a lease from then (FAILOVER R3).
+    samples: Mutex<VecDeque<(u64, u64)>>,
+    pub sync: sync::Syncs,
+    /// Held while a part of a master's stream is run and appended, and while a snapshot is cut: on a replica that is
+    /// what ties data and offset together.
+    pub apply: Mutex<()>,
+}
+
+const MASTER: u8 = 0;
+const REPLICA: u8 = 1;
+const AWAITING: u8 = 2;
+
+impl Replication {
+    pub fn new(settings: &Settings) -> Result<Self, String> {
+        let role = load_durable(settings)?;
+        let id = ReplId::from_random(random());
+        let log = Log::new(0, settings.repl_backlog_size.0, settings.replica_output_limit());
+        let repl = Self {
+            log: Mutex::new(LogState { log, history: History::new(id), db: None }),
+            managed: settings.managed,
+            role: Mutex::new(role),
+            quiet: AtomicBool::new(false),
+            mode: AtomicU8::new(if settings.managed { AWAITING } else { MASTER }),
+            lease_until: AtomicU64::new(if settings.managed { 0 } else { u64::MAX }),
+            paused_until: AtomicU64::new(0),
+            quorum: AtomicUsize::new(0),
+            feeds: Mutex::default(),
+            feed_count: AtomicUsize::new(0),
+            acked: Notify::new(),
+            target: Mutex::new(None),
+            generation: AtomicU64::new(0),
+            target_changed: Notify::new(),
+            link: LinkInfo::default(),
+            samples: Mutex::default(),
+            sync: sync::Syncs::default(),
+            apply: Mutex::new(()),
+        };
+        repl.update_quiet();
+        Ok(repl)
+    }
+
+    fn update_quiet(&self) {
+        let mode = self.mode.load(Ordering::Acquire);
+        self.quiet.store(!self.managed && mode == MASTER, Ordering::Release);
+        crate::logging::set_role(match mode {
+            MASTER => b'M',
+            REPLICA => b'S',
+            _ => b'X',
+        });
+    }
+
+    fn set_mode(&self, mode: u8) {
+        self.mode.store(mode, Ordering::Release);
+        self.update_quiet();
+        self.acked.notify_waiters();
+    }
+
+    pub fn is_replica(&self) -> bool {
+        self.mode.load(Ordering::Acquire) == REPLICA
+    }
+
+    pub fn is_awaiting(&self) -> bool {
+        self.mode.load(Ordering::Acquire) == AWAITING
+    }
+
+    pub fn link_up(&self) -> bool {
+        self.link.up.load(Ordering::Acquire)
+    }
+
+    /// R3: a managed master writes only while its lease runs.
+    #[inline]
+    pub fn may_write(&self, now_ms: u64) -> bool {
+        now_ms < self.lease_until.load(Ordering::Acquire) && now_ms >= self.paused_until.load(Ordering::Acquire)
+    }
+
+    /// As [`Replication::may_write`], whether or not writes are paused.
+    pub fn leads(&self, now_ms: u64) -> bool {
+        now_ms < self.lease_until.load(Ordering::Acquire)
+    }
+
+    /// Holds back writes for good: the process is about to end.
+    pub fn stop_writes(&self) {
+        self.paused_until.store(u64::MAX, Ordering::Release);
+        self.quiet.store(false, Ordering::Release);
+    }
+
+    /// Takes that back.
+    pub fn resume_writes(&self) {
+        self.paused_until.store(0, Ordering::Release);
+        self.update_quiet();
+    }
+
+    /// True while a handover pauses the writes of this master.
+    pub fn handing_over(&self, now_ms: u64) -> bool {
+        now_ms < self.paused_until.load(Ordering::Acquire) && self.mode.load(Ordering::Acquire) == MASTER
+    }
+
+    /// Takes over what `role` says into the flags that every command looks at.
+    fn publish(&self, role: &Role) {
+        self.lease_until.store(role.lease_until(), Ordering::Release);
+        if let RoleState::Master(reign) = &role.state {
+            self.quorum.store(reign.k, Ordering::Release);
+        } else {
+            self.quorum.store(0, Ordering::Release);
+        }
+    }
+
+    pub fn quorum(&self) -> usize {
+        self.quorum.load(Ordering::Acquire)
+    }
+
+    /// The master to follow, if any, and the number of times it has changed.
+    pub fn target(&self) -> (Option<Target>, u64) {
+        let target = self.target.lock();
+        (target.clone(), self.generation.load(Ordering::Acquire))
+    }
+
+    fn set_target(&self, target: Option<Target>) {
+        *self.target.lock() = target;
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.link.up.store(false, Ordering::Release);
+        self.link.down_since_ms.store(clock::unix_ms(), Ordering::Relaxed);
+        self.target_changed.notify_waiters();
+        self.target_changed.notify_one();
+    }
+
+    /// Gives up the link to the present master without forgetting whom to follow.
+    fn drop_link(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.link.up.store(false, Ordering::Release);
+        self.target_changed.notify_waiters();
+        self.target_changed.notify_one();
+    }
+
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// REPLICAOF host port.
+    pub fn follow(&self, target: Target) {
+        tracing::info!("Connecting to MASTER {}:{}", target.host, target.port);
+        self.set_mode(REPLICA);
+        self.set_target(Some(target));
+        self.disconnect_feeds();
+    }
+
+    /// REPLICAOF NO ONE: this instance goes on with the data as a history of its own.
+    pub fn unfollow(&self) {
+        if self.mode.load(Ordering::Acquire) == MASTER {
+            return;
+        }
+        self.set_target(None);
+        {
+            let mut log = self.log.lock();
+            let end = log.log.end();
+            log.history.shift(ReplId::from_random(random()), end);
+            log.db = None;
+        }
+        self.set_mode(MASTER);
+        self.disconnect_feeds();
+        tracing::info!("MASTER MODE enabled");
+    }
+
+    // Attached replicas.
+
+    fn add_feed(&self, feed: Arc<Feed>) {
+        let mut feeds = self.feeds.lock();
+        feeds.insert(feed.id, feed);
+        self.feed_count.store(feeds.len(), Ordering::Release);
+    }
+
+    fn remove_feed(&self, id: u64) {
+        let mut feeds = self.feeds.lock();
+        feeds.remove(&id);
+        self.feed_count.store(feeds.len(), Ordering::Release);
+        drop(feeds);
+        self.acked.notify_waiters();
+    }
+
+    pub fn feeds(&self) -> Vec<Arc<Feed>> {
+        self.feeds.lock().values().cloned().collect()
+    }
+
+    pub fn feed_count(&self) -> usize {
+        self.feed_count.load(Ordering::Acquire)
+    }
+
+    /// Lets the feeds know that there is more in the log: after a batch that wrote.
+    #[inline]
+    pub fn wake_feeds(&self) {
+        if self.feed_count.load(Ordering::Acquire) > 0 {
+            self.feeds.lock().values().for_each(|feed| feed.wake.notify_one());
+        }
+    }
+
+    pub fn disconnect_feeds(&self) {
+        self.feeds.lock().values().for_each(|feed| {
+            feed.closed.store(true, Ordering::Release);
+            feed.wake.notify_one();
+        });
+    }
+
+    fn acks(&self) -> Vec<Ack> {
+        let feeds = self.feeds.lock();
+        feeds.values().filter(|f| f.state() == FeedState::Online).map(|f| f.ack()).collect()
+    }
+
+    /// Replicas that hold everything up to `offset`.
+    pub fn holding(&self, offset: u64) -> usize {
+        Acks(&self.acks()).holding(offset)
+    }
+
+    /// Members that do, for the write quorum (R4).
+    pub fn members_holding(&self, offset: u64) -> usize {
+        let members = match &self.role.lock().state {
+            RoleState::Master(reign) => reign.members.clone(),
+            RoleState::Awaiting | RoleState::Replica { .. } => return 0,
+        };
+        Acks(&self.acks()).members_holding(offset, &members)
+    }
+
+    pub fn good_replicas(&self, max_lag_ms: u64) -> usize {
+        Acks(&self.acks()).good(clock::monotonic_ms(), max_lag_ms)
+    }
+
+    /// Appends a PING, the master's sign of life.
+    pub fn append_ping(&self) {
+        self.log.lock().append_plain(b"*1\r\n$4\r\nPING\r\n");
+        self.wake_feeds();
+    }
+
+    /// Asks the replicas for their acknowledgements at once: WAIT.
+    pub fn append_getack(&self) {
+        self.log.lock().append_plain(b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n");
+        self.wake_feeds();
+    }
+
+    /// A managed master's request for leases, a quarter of a lease apart: an acknowledgement of what is appended here
+    /// is a lease counted from now.
+    pub fn request_leases(&self, now_ms: u64) {
+        if self.mode.load(Ordering::Acquire) != MASTER || self.feed_count() == 0 {
+            return;
+        }
+        let end = {
+            let mut log = self.log.lock();
+            log.append_plain(b"*1\r\n$4\r\nPING\r\n");
+            log.log.end()
+        };
+        let mut samples = self.samples.lock();
+        samples.push_back((end, now_ms));
+        while samples.len() > 64 {
+            samples.pop_front();
+        }
+        drop(samples);
+        self.wake_feeds();
+    }
+
+    /// A replica acknowledged `offset`.
+    fn on_ack(&self, feed: &Feed, offset: u64) {
+        feed.set_ack(offset, clock::monotonic_ms());
+        if let (true, Some(volume)) = (self.managed, feed.volume) {
+            let sent = self.samples.lock().iter().rev().find(|(end, _)| *end <= offset).map(|(_, at)| *at);
+            if let Some(sent) = sent {
+                let mut role = self.role.lock();
+                role.on_member_ack(volume, sent);
+                self.publish(&role);
+            }
+        }
+        self.acked.notify_waiters();
+    }
+}

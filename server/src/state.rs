@@ -1,0 +1,173 @@
+//! What all threads of the server share.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use engine::Keyspace;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::Notify;
+
+use crate::clients::Clients;
+use crate::config::Settings;
+use crate::persistence::Persistence;
+use crate::repl::Replication;
+use crate::clock;
+
+/// Counters for INFO.
+#[derive(Debug, Default)]
+pub struct Stats {
+    pub connections: AtomicU64,
+    pub rejected_connections: AtomicU64,
+    pub commands: AtomicU64,
+    pub input_bytes: AtomicU64,
+    pub output_bytes: AtomicU64,
+    pub errors: AtomicU64,
+    pub sync_full: AtomicU64,
+    pub sync_partial_ok: AtomicU64,
+    pub sync_partial_err: AtomicU64,
+    /// Errors by code.
+    pub error_codes: Mutex<std::collections::BTreeMap<String, u64>>,
+}
+
+impl Stats {
+    pub fn count_error(&self, text: &str) {
+        self.errors.fetch_add(1, Ordering::Relaxed);
+        let code = text.split(' ').next().unwrap_or_default();
+        *self.error_codes.lock().entry(code.into()).or_default() += 1;
+    }
+}
+
+/// One slow command.
+#[derive(Debug, Clone)]
+pub struct SlowEntry {
+    pub id: u64,
+    pub at_s: u64,
+    pub micros: u64,
+    pub args: Vec<Vec<u8>>,
+    pub addr: String,
+    pub name: String,
+}
+
+#[derive(Debug, Default)]
+pub struct SlowLog {
+    pub entries: std::collections::VecDeque<SlowEntry>,
+    pub next_id: u64,
+}
+
+/// CLIENT PAUSE: until when, and whether it holds back writes only.
+#[derive(Debug, Default)]
+pub struct Pause {
+    pub until_ms: AtomicU64,
+    pub writes_only: AtomicBool,
+    pub changed: Notify,
+}
+
+#[derive(Debug)]
+pub struct Server {
+    settings: RwLock<Arc<Settings>>,
+    pub config_file: Option<PathBuf>,
+    pub keyspace: Keyspace,
+    pub clients: Clients,
+    pub stats: Stats,
+    pub slowlog: Mutex<SlowLog>,
+    pub repl: Replication,
+    pub persistence: Persistence,
+    pub pause: Pause,
+    /// The data set is being read from disk or from a master.
+    pub loading: AtomicBool,
+    pub active_expire: AtomicBool,
+    pub run_id: String,
+    pub workers: usize,
+    /// Changes since the last save.
+    pub dirty: AtomicU64,
+    pub expire_cycles: AtomicU64,
+    /// Set when the process is to end: 1 save if it should, 2 do not save.
+    pub shutdown: AtomicUsize,
+    pub shutdown_wake: Notify,
+    this: OnceLock<Weak<Server>>,
+}
+
+/// Random bytes from the operating system.
+pub fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
+    bytes
+}
+
+/// A random number that is not 0.
+pub fn random_u64() -> u64 {
+    u64::from_le_bytes(random()).max(1)
+}
+
+impl Server {
+    pub fn new(settings: Settings, config_file: Option<PathBuf>) -> Result<Self, String> {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let workers = if settings.io_threads == 0 { cpus } else { settings.io_threads as usize };
+        let shards = if workers == 1 { 1 } else { 64 };
+        let seed = [random_u64(), random_u64()];
+        engine::types::members::seed(seed);
+        let run_id = replication::ReplId::from_random(random()).to_string();
+        let keyspace = Keyspace::new(shards, settings.databases as usize, seed);
+        Ok(Self {
+            repl: Replication::new(&settings)?,
+            persistence: Persistence::default(),
+            settings: RwLock::new(Arc::new(settings)),
+            config_file,
+            keyspace,
+            clients: Clients::default(),
+            stats: Stats::default(),
+            slowlog: Mutex::default(),
+            pause: Pause::default(),
+            loading: AtomicBool::new(false),
+            active_expire: AtomicBool::new(true),
+            run_id,
+            workers,
+            dirty: AtomicU64::new(0),
+            expire_cycles: AtomicU64::new(0),
+            shutdown: AtomicUsize::new(0),
+            shutdown_wake: Notify::new(),
+            this: OnceLock::new(),
+        })
+    }
+
+    /// Makes it shared: threads that the server starts hold on to it.
+    pub fn share(self) -> Arc<Self> {
+        let server = Arc::new(self);
+        server.this.get_or_init(|| Arc::downgrade(&server));
+        server
+    }
+
+    /// The shared server, for a thread that is being started.
+    pub fn arc(&self) -> Arc<Self> {
+        self.this.get().and_then(Weak::upgrade).expect("a server that runs is shared")
+    }
+
+    /// The present settings; a new `Arc` after every CONFIG SET.
+    #[inline]
+    pub fn settings(&self) -> Arc<Settings> {
+        Arc::clone(&self.settings.read())
+    }
+
+    /// Replaces the settings and lets what depends on them know.
+    pub fn set_settings(&self, mut settings: Settings) {
+        settings.derive();
+        self.repl.log.lock().log.resize(settings.repl_backlog_size.0, settings.replica_output_limit());
+        *self.settings.write() = Arc::new(settings);
+    }
+
+    /// Until when writes or everything is paused: (writes, all), unix ms, 0 if not.
+    pub fn paused(&self) -> (bool, bool) {
+        let until = self.pause.until_ms.load(Ordering::Acquire);
+        if until == 0 || clock::unix_ms() >= until {
+            return (false, false);
+        }
+        (true, !self.pause.writes_only.load(Ordering::Acquire))
+    }
+
+    /// Asks the process to end in order.
+    pub fn request_shutdown(&self, save: bool) {
+        self.shutdown.store(if save { 1 } else { 2 }, Ordering::Release);
+        self.shutdown_wake.notify_one();
+    }
+}
