@@ -58,7 +58,9 @@ impl ActiveExpiry {
         let settings = server.settings();
         let begun = clock::monotonic_ms();
         let mut whole = 0;
-        while clock::monotonic_ms() - begun < EXPIRE_BUDGET_MS && whole < server.keyspace.shard_count() * settings.databases as usize {
+        while clock::monotonic_ms() - begun < EXPIRE_BUDGET_MS
+            && whole < server.keyspace.shard_count() * settings.databases as usize
+        {
             if self.visit(server, &settings) {
                 whole += 1;
             }

@@ -26,9 +26,17 @@ pub enum Next {
     /// Send what is there, then close.
     Close,
     /// WAIT: the reply is the number of replicas that hold `offset`, at the latest after `timeout_ms` (0: no limit).
-    Wait { replicas: usize, offset: u64, timeout_ms: u64 },
+    Wait {
+        replicas: usize,
+        offset: u64,
+        timeout_ms: u64,
+    },
     /// The connection becomes a replica's feed.
-    Psync { id: Vec<u8>, next: i64, sync: bool },
+    Psync {
+        id: Vec<u8>,
+        next: i64,
+        sync: bool,
+    },
     /// Neither this call nor the next is answered.
     SkipReply,
     /// The command must wait until a pause is over and then be run again.
@@ -193,7 +201,9 @@ fn execute_inner(
             Next::Continue
         }
         Handler::Server(run) => match spec.name {
-            "multi" | "exec" | "discard" | "watch" | "unwatch" => transaction(server, settings, session, spec.name, args),
+            "multi" | "exec" | "discard" | "watch" | "unwatch" => {
+                transaction(server, settings, session, spec.name, args)
+            }
             _ => run_server(server, settings, session, entry, run, args),
         },
     };
@@ -201,7 +211,14 @@ fn execute_inner(
     next
 }
 
-fn finish(server: &Server, settings: &Settings, session: &Session, entry: &Entry, args: Args<'_>, begun: std::time::Instant) {
+fn finish(
+    server: &Server,
+    settings: &Settings,
+    session: &Session,
+    entry: &Entry,
+    args: Args<'_>,
+    begun: std::time::Instant,
+) {
     let nanos = begun.elapsed().as_nanos() as u64;
     entry.stats.add(nanos);
     let slower = settings.slowlog_log_slower_than;
@@ -281,7 +298,8 @@ fn gate(server: &Server, settings: &Settings, session: &Session, entry: &Entry, 
     }
     if server.pause.until_ms.load(Ordering::Relaxed) != 0 {
         let (writes, all) = server.paused();
-        let exempt = flags.contains(Flags::ADMIN) || ["client", "replconf", "auth", "hello", "ping"].contains(&entry.spec.name);
+        let exempt =
+            flags.contains(Flags::ADMIN) || ["client", "replconf", "auth", "hello", "ping"].contains(&entry.spec.name);
         let may_replicate = write || flags.contains(Flags::MAY_REPLICATE);
         if ((all && !exempt) || (writes && may_replicate)) && args.len() > 0 {
             return Err(Gate::Paused);
@@ -293,9 +311,10 @@ fn gate(server: &Server, settings: &Settings, session: &Session, entry: &Entry, 
 fn queued_writes(session: &Session) -> bool {
     let registry = Registry::get();
     session.multi.as_ref().is_some_and(|multi| {
-        multi.queue.iter().any(|args| {
-            registry.find(args.as_args().at(0)).is_some_and(|e| e.spec.flags.contains(Flags::WRITE))
-        })
+        multi
+            .queue
+            .iter()
+            .any(|args| registry.find(args.as_args().at(0)).is_some_and(|e| e.spec.flags.contains(Flags::WRITE)))
     })
 }
 
@@ -326,7 +345,13 @@ fn gate_slow(server: &Server, settings: &Settings, entry: &Entry, write: bool) -
 }
 
 /// Locks the shards of a command's keys.
-fn lock<'k>(server: &'k Server, flags: Flags, positions: KeyPositions, args: Args<'_>, hash: Option<u64>) -> Locked<'k> {
+fn lock<'k>(
+    server: &'k Server,
+    flags: Flags,
+    positions: KeyPositions,
+    args: Args<'_>,
+    hash: Option<u64>,
+) -> Locked<'k> {
     let keyspace = &server.keyspace;
     if flags.contains(Flags::ALL_SHARDS) {
         return keyspace.lock_all();

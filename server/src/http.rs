@@ -56,7 +56,11 @@ pub fn readiness(server: &Server) -> Result<(), &'static str> {
     } else if repl.is_awaiting() {
         Err("awaiting a role from the operator")
     } else if repl.is_replica() && !repl.link_up() {
-        Err(if repl.link.syncing.load(Ordering::Acquire) { "full resync under way" } else { "the link to the master is down" })
+        Err(if repl.link.syncing.load(Ordering::Acquire) {
+            "full resync under way"
+        } else {
+            "the link to the master is down"
+        })
     } else {
         Ok(())
     }
@@ -88,7 +92,11 @@ fn gather(server: &Server) -> Result<String, prometheus::Error> {
     let clients = server.clients.list();
     gauge("redis_up", "1 while the server answers", 1)?;
     gauge("redis_uptime_in_seconds", "Seconds since the start", clock::uptime().as_secs() as i64)?;
-    gauge("redis_connected_clients", "Client connections", clients.iter().filter(|c| c.kind() == Kind::Normal).count() as i64)?;
+    gauge(
+        "redis_connected_clients",
+        "Client connections",
+        clients.iter().filter(|c| c.kind() == Kind::Normal).count() as i64,
+    )?;
     gauge("redis_memory_used_bytes", "Allocated bytes", used as i64)?;
     gauge("redis_memory_used_rss_bytes", "Resident bytes", resident as i64)?;
     gauge("redis_commands_processed_total", "Commands", get(&stats.commands))?;
@@ -103,7 +111,11 @@ fn gather(server: &Server) -> Result<String, prometheus::Error> {
     gauge("redis_master_repl_offset", "End of the replication log", end as i64)?;
     gauge("redis_replica_resyncs_full", "Full resyncs served", get(&stats.sync_full))?;
     gauge("redis_replica_partial_resync_accepted", "Partial resyncs served", get(&stats.sync_partial_ok))?;
-    gauge("redis_rdb_last_bgsave_status", "1 if the last save went well", server.persistence.last_ok.load(Ordering::Relaxed).into())?;
+    gauge(
+        "redis_rdb_last_bgsave_status",
+        "1 if the last save went well",
+        server.persistence.last_ok.load(Ordering::Relaxed).into(),
+    )?;
     gauge("redis_rdb_changes_since_last_save", "Changes not yet in an RDB file", get(&server.dirty))?;
     gauge("redis_loading_dump_file", "1 while data is being loaded", server.loading.load(Ordering::Relaxed).into())?;
     if repl.is_replica() {
@@ -117,8 +129,16 @@ fn gather(server: &Server) -> Result<String, prometheus::Error> {
         gauge("replicated_redis_promised_epoch", "Highest epoch promised", role.durable.promised as i64)?;
     }
     gauge("replicated_redis_ready", "1 if /readyz says so", readiness(server).is_ok().into())?;
-    gauge("replicated_redis_writable", "1 if this instance takes writes", (!repl.is_replica() && !repl.is_awaiting() && repl.may_write(now)).into())?;
-    gauge("replicated_redis_snapshot_overhead_bytes", "Bytes kept for a running snapshot", server.keyspace.snapshot_side_bytes() as i64)?;
+    gauge(
+        "replicated_redis_writable",
+        "1 if this instance takes writes",
+        (!repl.is_replica() && !repl.is_awaiting() && repl.may_write(now)).into(),
+    )?;
+    gauge(
+        "replicated_redis_snapshot_overhead_bytes",
+        "Bytes kept for a running snapshot",
+        server.keyspace.snapshot_side_bytes() as i64,
+    )?;
     gauge("replicated_redis_log_bytes", "Bytes of replication log held", repl.log.lock().log.held() as i64)?;
     let vector = |name: &str, help: &str, labels: &[&str]| GaugeVec::new(Opts::new(name, help), labels);
     let db_keys = vector("redis_db_keys", "Keys of a database", &["db"])?;
@@ -130,8 +150,16 @@ fn gather(server: &Server) -> Result<String, prometheus::Error> {
             db_expiring.with_label_values(&[&format!("db{db}")]).set(expiring as f64);
         }
     }
-    let offset = vector("redis_connected_slave_offset_bytes", "Offset that a replica has acknowledged", &["slave_ip", "slave_port"])?;
-    let lag = vector("redis_connected_slave_lag_seconds", "Seconds since a replica was last heard from", &["slave_ip", "slave_port"])?;
+    let offset = vector(
+        "redis_connected_slave_offset_bytes",
+        "Offset that a replica has acknowledged",
+        &["slave_ip", "slave_port"],
+    )?;
+    let lag = vector(
+        "redis_connected_slave_lag_seconds",
+        "Seconds since a replica was last heard from",
+        &["slave_ip", "slave_port"],
+    )?;
     for feed in repl.feeds().iter().filter(|f| f.state() == FeedState::Online) {
         let (ack, port) = (feed.ack(), feed.port.to_string());
         offset.with_label_values(&[&feed.ip, &port]).set(ack.offset as f64);

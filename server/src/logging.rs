@@ -41,8 +41,7 @@ where
 
 /// `20 Nov 2026 12:00:00.000`, UTC.
 fn date(unix_ms: u64) -> String {
-    const MONTHS: [&str; 12] =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let (days, ms) = (unix_ms / 86_400_000, unix_ms % 86_400_000);
     // Civil date from days since 1970 (H. Hinnant's algorithm).
     let z = days as i64 + 719_468;

@@ -65,7 +65,11 @@ fn run(args: &[String]) -> Result<(), String> {
     }
     logging::start(settings.loglevel, &settings.logfile).map_err(|e| format!("Can't open the log file: {e}"))?;
     let pid = std::process::id();
-    tracing::info!("ReplicatedRedis {} is starting: compatible with Redis {}, PID: {pid}", env!("CARGO_PKG_VERSION"), server::REDIS_VERSION);
+    tracing::info!(
+        "ReplicatedRedis {} is starting: compatible with Redis {}, PID: {pid}",
+        env!("CARGO_PKG_VERSION"),
+        server::REDIS_VERSION
+    );
     tracing::info!("Running mode=standalone, port={}. PID: {pid}", settings.port);
     let listeners = net::listen(&settings)?;
     if !settings.pidfile.is_empty() {

@@ -61,7 +61,9 @@ pub fn listen(settings: &Settings) -> Result<Listeners, String> {
                 Ok(listener) => listeners.tcp.push(listener),
                 Err(e) if optional && e.kind() != io::ErrorKind::AddrInUse => {}
                 Err(e) => {
-                    return Err(format!("Warning: Could not create server TCP listening socket {name}:{port}: bind: {e}\nFailed listening on port {port} (tcp), aborting."));
+                    return Err(format!(
+                        "Warning: Could not create server TCP listening socket {name}:{port}: bind: {e}\nFailed listening on port {port} (tcp), aborting."
+                    ));
                 }
             }
         }
@@ -104,7 +106,9 @@ pub fn start(server: &Arc<Server>, listeners: Listeners) -> io::Result<Vec<std::
         let (sender, receiver) = mpsc::channel::<Incoming>(1024);
         senders.push(sender);
         let server = Arc::clone(server);
-        threads.push(std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || worker(&server, receiver))?);
+        threads.push(
+            std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || worker(&server, receiver))?,
+        );
     }
     let shared = Arc::clone(server);
     threads.push(std::thread::Builder::new().name("acceptor".into()).spawn(move || {

@@ -314,12 +314,7 @@ impl Loaded {
 }
 
 /// Reads a file. `into`: loads the keys; otherwise it is only checked and counted. `progress` is called now and then.
-pub fn read_file(
-    server: &Server,
-    path: &Path,
-    into: bool,
-    progress: &mut dyn FnMut(u64),
-) -> Result<Loaded, RdbError> {
+pub fn read_file(server: &Server, path: &Path, into: bool, progress: &mut dyn FnMut(u64)) -> Result<Loaded, RdbError> {
     let settings = server.settings();
     let file = File::open(path).map_err(|source| RdbError::Io { offset: 0, source })?;
     let mut reader = Reader::new(file, settings.rdbchecksum, &settings.limits)?;
@@ -350,7 +345,9 @@ pub fn read_file(
                 }
             }
             Event::Resize(..) => {}
-            Event::Function => tracing::warn!("A function library in the RDB file was left out: functions are not supported yet"),
+            Event::Function => {
+                tracing::warn!("A function library in the RDB file was left out: functions are not supported yet")
+            }
             Event::Entry { key, value, expires_ms, idle_seconds } => {
                 // A master forgets what has expired; a replica keeps it until it is told.
                 if expires_ms.is_some_and(|at| at <= now) && !server.repl.is_replica() && !server.repl.managed {
@@ -378,13 +375,13 @@ pub fn load_at_start(server: &Server) -> Result<Option<Loaded>, String> {
     server.loading.store(true, Ordering::Release);
     let begun = clock::instant();
     let loaded = read_file(server, &path, true, &mut |_| {}).map_err(|error| {
-        format!("Fatal error loading the DB, check server logs. {}: {error}. The file is left as it is.", path.display())
+        format!(
+            "Fatal error loading the DB, check server logs. {}: {error}. The file is left as it is.",
+            path.display()
+        )
     })?;
     server.loading.store(false, Ordering::Release);
-    tracing::info!(
-        "Done loading RDB, keys loaded: {}, keys expired: {}.",
-        loaded.keys, loaded.expired
-    );
+    tracing::info!("Done loading RDB, keys loaded: {}, keys expired: {}.", loaded.keys, loaded.expired);
     tracing::info!("DB loaded from disk: {:.3} seconds", begun.elapsed().as_secs_f64());
     let mut log = server.repl.log.lock();
     if let (Some(id), Some(offset)) = (loaded.id, loaded.offset) {

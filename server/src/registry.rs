@@ -1,7 +1,7 @@
 //! Commands by name.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::command::{CommandResult, Spec};
 use engine::{Command, Ctx};
@@ -79,10 +79,8 @@ impl Registry {
         let engine = engine.map(|c: &'static Command| (&c.spec, Handler::Engine(c.run)));
         let server = commands::FAMILIES.iter().copied().flatten();
         let server = server.map(|c: &'static ServerCommand| (&c.spec, Handler::Server(c.run)));
-        let entries: Vec<Entry> = engine
-            .chain(server)
-            .map(|(spec, handler)| Entry { spec, handler, stats: Stats::default() })
-            .collect();
+        let entries: Vec<Entry> =
+            engine.chain(server).map(|(spec, handler)| Entry { spec, handler, stats: Stats::default() }).collect();
         let mut slots = vec![(0, 0); SLOTS];
         for (i, entry) in entries.iter().enumerate() {
             let number = number(entry.spec.name.as_bytes()).expect("names are at most 16 bytes");

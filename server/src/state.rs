@@ -1,18 +1,18 @@
 //! What all threads of the server share.
 
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock, Weak};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use engine::Keyspace;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
 use crate::clients::Clients;
+use crate::clock;
 use crate::config::Settings;
 use crate::persistence::Persistence;
 use crate::repl::Replication;
-use crate::clock;
 
 /// Counters for INFO.
 #[derive(Debug, Default)]

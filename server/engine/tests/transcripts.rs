@@ -42,8 +42,7 @@ impl Session {
         let mut out = Encoder::new(self.protocol);
         self.effects.begin();
         let mut locked = self.keyspace.lock_all();
-        let keys =
-            KeysView::new(&self.keyspace, &mut locked, &self.limits, 0, ExpiredKeys::Delete, NOW_MS);
+        let keys = KeysView::new(&self.keyspace, &mut locked, &self.limits, 0, ExpiredKeys::Delete, NOW_MS);
         let mut ctx = Ctx {
             args,
             keys,

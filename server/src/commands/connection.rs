@@ -272,9 +272,10 @@ fn list(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
             Box::new(move |c| Some(c.kind()) == kind)
         }
         n if n > 3 && eq_ignore_case(ctx.args.at(2), "ID") => {
-            let ids = ctx.args.skip(3).iter().map(|arg| {
-                integer(arg).ok().filter(|&n| n > 0).ok_or(CommandError::Static("ERR Invalid client ID"))
-            });
+            let ids =
+                ctx.args.skip(3).iter().map(|arg| {
+                    integer(arg).ok().filter(|&n| n > 0).ok_or(CommandError::Static("ERR Invalid client ID"))
+                });
             let ids = ids.collect::<Result<Vec<_>, _>>()?;
             Box::new(move |c| ids.contains(&(c.id as i64)))
         }

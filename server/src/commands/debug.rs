@@ -38,7 +38,7 @@ fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         (b"digest", 2) => ctx.session.out.simple(&digest::hex(digest::of_keyspace(&ctx.server.keyspace))),
         (b"digest-value", 3..) => {
             let mut locked = ctx.server.keyspace.lock_all();
-    let mut keys = view(ctx, &mut locked);
+            let mut keys = view(ctx, &mut locked);
             ctx.session.out.array(ctx.args.len() - 2);
             for key in ctx.args.skip(2).iter() {
                 let digest = keys.peek(key).map_or([0; 20], |e| digest::of_value(e.value(), e.expires_ms()));
@@ -47,13 +47,16 @@ fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         }
         (b"object", 3) => {
             let mut locked = ctx.server.keyspace.lock_all();
-    let mut keys = view(ctx, &mut locked);
+            let mut keys = view(ctx, &mut locked);
             let entry = keys.peek(ctx.args.at(2)).ok_or(CommandError::NoSuchKey)?;
             let (encoding, len) = match entry.value() {
                 ValueRef::Str(bytes) => ("embstr", bytes.len()),
                 value @ ValueRef::Object(object) => (object.encoding(), engine::rdb::write_payload(value).len() - 10),
             };
-            let line = format!("Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{len} lru:{} lru_seconds_idle:0", entry.access());
+            let line = format!(
+                "Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{len} lru:{} lru_seconds_idle:0",
+                entry.access()
+            );
             ctx.session.out.simple(&line);
         }
         (b"reload", _) => reload(ctx)?,
@@ -83,7 +86,7 @@ fn reload(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
     let path = std::path::Path::new(&ctx.settings.dir).join(&ctx.settings.dbfilename);
     {
         let mut locked = ctx.server.keyspace.lock_all();
-    let mut keys = view(ctx, &mut locked);
+        let mut keys = view(ctx, &mut locked);
         for db in 0..keys.databases() {
             keys.select(db);
             keys.flush();

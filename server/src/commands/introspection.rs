@@ -1,7 +1,7 @@
 //! What the server tells: INFO, COMMAND, MEMORY.
 
 use engine::CommandError;
-use engine::command::{ACL_NAMES, FLAG_NAMES, Flags, Keys, Acl, Spec};
+use engine::command::{ACL_NAMES, Acl, FLAG_NAMES, Flags, Keys, Spec};
 use engine::parse::eq_ignore_case;
 use resp::Encoder;
 

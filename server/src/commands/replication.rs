@@ -96,7 +96,9 @@ fn replconf(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             }
             b"ip-address" => {
                 if value.len() > 255 {
-                    return Err(CommandError::Static("ERR REPLCONF ip-address provided by replica instance is too long"));
+                    return Err(CommandError::Static(
+                        "ERR REPLCONF ip-address provided by replica instance is too long",
+                    ));
                 }
                 replica.ip = Some(String::from_utf8_lossy(value).into_owned());
             }
@@ -135,7 +137,9 @@ fn sync(_: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
 
 fn wait(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     if ctx.server.repl.is_replica() {
-        return Err(CommandError::Static("ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is configured to be writable (which is not the default) writes to replicas are just local and are not propagated."));
+        return Err(CommandError::Static(
+            "ERR WAIT cannot be used with replica instances. Please also note that since Redis 4.0 if a replica is configured to be writable (which is not the default) writes to replicas are just local and are not propagated.",
+        ));
     }
     let replicas = integer(ctx.args.at(1))?;
     let timeout = resp::number::parse_i64(ctx.args.at(2));

@@ -13,7 +13,8 @@ use crate::dispatch::Next;
 use crate::persistence;
 use crate::registry::Registry;
 
-const ADMIN: Flags = Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::LOADING).union(Flags::STALE).union(Flags::AWAITING);
+const ADMIN: Flags =
+    Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::LOADING).union(Flags::STALE).union(Flags::AWAITING);
 const NONE: Acl = Acl::empty();
 
 family! { Server;
@@ -134,11 +135,8 @@ fn config_set(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
             return Err(failed("duplicate parameter"));
         }
         seen.push(p.name);
-        let value = if p.name == "client-output-buffer-limit" {
-            format!("{} {value}", (p.get)(&settings))
-        } else {
-            value
-        };
+        let value =
+            if p.name == "client-output-buffer-limit" { format!("{} {value}", (p.get)(&settings)) } else { value };
         (p.set)(&mut settings, &value).map_err(|reason| failed(&reason))?;
         if p.name == "dir" && !std::path::Path::new(&settings.dir).is_dir() {
             return Err(failed("No such file or directory"));
@@ -203,9 +201,8 @@ fn shutdown(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         }
     }
     if save {
-        persistence::save(&ctx.server.arc()).map_err(|_| {
-            CommandError::Static("ERR Errors trying to SHUTDOWN. Check logs.")
-        })?;
+        persistence::save(&ctx.server.arc())
+            .map_err(|_| CommandError::Static("ERR Errors trying to SHUTDOWN. Check logs."))?;
     }
     ctx.server.request_shutdown(save);
     Ok(Next::Close)
@@ -229,7 +226,8 @@ fn slowlog(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
                 None => 10,
                 Some(arg) => match integer(arg)? {
                     -1 => usize::MAX,
-                    n => usize::try_from(n).map_err(|_| CommandError::Static("ERR count should be greater than or equal to -1"))?,
+                    n => usize::try_from(n)
+                        .map_err(|_| CommandError::Static("ERR count should be greater than or equal to -1"))?,
                 },
             };
             let entries: Vec<_> = log.entries.iter().take(count).collect();

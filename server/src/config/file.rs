@@ -44,14 +44,20 @@ fn apply(settings: &mut Settings, words: &[String], seen: &mut Vec<&'static str>
 }
 
 /// Reads a configuration text. `include` is followed.
-fn apply_text(settings: &mut Settings, text: &str, seen: &mut Vec<&'static str>, depth: usize) -> Result<(), ConfigError> {
+fn apply_text(
+    settings: &mut Settings,
+    text: &str,
+    seen: &mut Vec<&'static str>,
+    depth: usize,
+) -> Result<(), ConfigError> {
     for (number, line) in text.lines().enumerate() {
         let line = line.trim();
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
         let error = |reason: String| ConfigError::Directive { line: number + 1, text: line.into(), reason };
-        let args = split_args(line.as_bytes()).ok_or_else(|| error("Unbalanced quotes in configuration line".into()))?;
+        let args =
+            split_args(line.as_bytes()).ok_or_else(|| error("Unbalanced quotes in configuration line".into()))?;
         let words: Vec<String> = args.as_args().iter().map(|w| String::from_utf8_lossy(w).into_owned()).collect();
         if words[0].eq_ignore_ascii_case("include") && words.len() == 2 {
             if depth > 8 {

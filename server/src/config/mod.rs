@@ -195,7 +195,11 @@ mod tests {
     fn bad_values_are_refused_with_redis_s_words() {
         let mut s = Settings::default();
         let mut check = |name: &str, value: &str, want: &str| {
-            assert_eq!((Settings::parameter(name).unwrap().set)(&mut s, value), Err(want.to_string()), "{name} {value}");
+            assert_eq!(
+                (Settings::parameter(name).unwrap().set)(&mut s, value),
+                Err(want.to_string()),
+                "{name} {value}"
+            );
         };
         check("port", "x", "argument couldn't be parsed into an integer");
         check("port", "70000", "argument must be between 0 and 65535 inclusive");

@@ -178,8 +178,14 @@ where
     match decision {
         Psync::Continue { from } => {
             server.stats.sync_partial_ok.fetch_add(1, Ordering::Relaxed);
-            tracing::info!("Partial resynchronization request from {}:{} accepted from offset {}.", feed.ip, feed.port, from + 1);
-            let line = if session.replica.psync2 { format!("+CONTINUE {}\r\n", history.id) } else { "+CONTINUE\r\n".into() };
+            tracing::info!(
+                "Partial resynchronization request from {}:{} accepted from offset {}.",
+                feed.ip,
+                feed.port,
+                from + 1
+            );
+            let line =
+                if session.replica.psync2 { format!("+CONTINUE {}\r\n", history.id) } else { "+CONTINUE\r\n".into() };
             write_all(write, line.as_bytes(), limit).await?;
             feed.set_ack(from, clock::monotonic_ms());
             feed.set_state(FeedState::Online);
@@ -314,7 +320,10 @@ fn take_acks(server: &Server, feed: &Feed, input: &mut Vec<u8>, parser: &mut Req
         match request {
             Request::Multibulk { len } => {
                 let args = parser.args(&input[start..]);
-                if args.len() >= 3 && args.at(0).eq_ignore_ascii_case(b"REPLCONF") && args.at(1).eq_ignore_ascii_case(b"ACK") {
+                if args.len() >= 3
+                    && args.at(0).eq_ignore_ascii_case(b"REPLCONF")
+                    && args.at(1).eq_ignore_ascii_case(b"ACK")
+                {
                     if let Some(offset) = resp::number::parse_u64(args.at(2)) {
                         if feed.state() == FeedState::Sending {
                             feed.set_state(FeedState::Online);

@@ -159,7 +159,11 @@ impl Link<'_> {
     async fn handshake(&mut self) -> Result<usize, LinkError> {
         let settings = self.server.settings();
         let pong = self.ask(&["PING"]).await?;
-        if !pong.starts_with('+') && !pong.starts_with("-NOAUTH") && !pong.starts_with("-NOPERM") && !pong.starts_with("-LOADING") {
+        if !pong.starts_with('+')
+            && !pong.starts_with("-NOAUTH")
+            && !pong.starts_with("-NOPERM")
+            && !pong.starts_with("-LOADING")
+        {
             return Err(LinkError::Refused(pong));
         }
         if !settings.masterauth.is_empty() {

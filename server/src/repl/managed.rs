@@ -96,10 +96,7 @@ fn hex(arg: &[u8]) -> Result<u64, CommandError> {
 }
 
 /// Changes the role; what must outlive the process is on the disk before this returns (R2).
-fn change<R>(
-    server: &Server,
-    f: impl FnOnce(&mut Role) -> Result<R, Refusal>,
-) -> Result<R, CommandError> {
+fn change<R>(server: &Server, f: impl FnOnce(&mut Role) -> Result<R, Refusal>) -> Result<R, CommandError> {
     let mut role = server.repl.role.lock();
     let before = role.clone();
     let result = f(&mut role).map_err(error)?;

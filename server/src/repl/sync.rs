@@ -136,7 +136,8 @@ fn by_file(server: &Arc<Server>, mut waiters: Vec<Waiter>) -> Result<(), Snapsho
     let (snapshot, readers) = Snapshot::begin(server, waiters.len(), server.settings().rdbcompression);
     let path = std::path::Path::new(&server.settings().dir).join(format!("temp-sync-{}.rdb", std::process::id()));
     let io = |source| SnapshotError::Io { path: path.clone(), source };
-    let mut file = std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).map_err(io)?;
+    let mut file =
+        std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).map_err(io)?;
     // The name is not needed any more; the bytes go when the file is closed.
     let _ = std::fs::remove_file(&path);
     let head = (snapshot.offset, snapshot.history.id);

@@ -14,8 +14,15 @@ use crate::command::{Acl, Command, Flags};
 pub use scan::ScanArgs;
 
 /// Every command on the keyspace, by family.
-pub const FAMILIES: &[&[Command]] =
-    &[strings::COMMANDS, keys::COMMANDS, dump::COMMANDS, hashes::COMMANDS, sets::COMMANDS, lists::COMMANDS, zsets::COMMANDS];
+pub const FAMILIES: &[&[Command]] = &[
+    strings::COMMANDS,
+    keys::COMMANDS,
+    dump::COMMANDS,
+    hashes::COMMANDS,
+    sets::COMMANDS,
+    lists::COMMANDS,
+    zsets::COMMANDS,
+];
 
 // The combinations of flags that nearly every command has.
 const R: Flags = Flags::READONLY;

@@ -344,11 +344,8 @@ impl<'l, R: Read> Reader<'l, R> {
                 let mut zset = ZSet::new(limits);
                 for _ in 0..self.length()? {
                     let member = self.string()?;
-                    let score = if kind == kind::ZSET_2 {
-                        f64::from_le_bytes(self.array()?)
-                    } else {
-                        self.text_score()?
-                    };
+                    let score =
+                        if kind == kind::ZSET_2 { f64::from_le_bytes(self.array()?) } else { self.text_score()? };
                     self.rank(&mut zset, &member, score)?;
                 }
                 Object::ZSet(zset)
@@ -398,7 +395,9 @@ impl<'l, R: Read> Reader<'l, R> {
         if score.is_nan() {
             return Err(self.corrupt("a score that is not a number"));
         }
-        zset.insert(member, score, self.limits).then_some(()).ok_or_else(|| self.corrupt("a member that is there twice"))
+        zset.insert(member, score, self.limits)
+            .then_some(())
+            .ok_or_else(|| self.corrupt("a member that is there twice"))
     }
 
     fn hash_of(&self, items: &[std::borrow::Cow<'_, [u8]>]) -> Result<Object, RdbError> {

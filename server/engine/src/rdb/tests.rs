@@ -1,5 +1,5 @@
 use super::*;
-use crate::keyspace::{ExpiredKeys, Keyspace, KeysView, SnapshotWalk, Value, ValueRef, WalkStep};
+use crate::keyspace::{ExpiredKeys, KeysView, Keyspace, SnapshotWalk, Value, ValueRef, WalkStep};
 use crate::types::{Hash, Kind, List, Object, Set, ZSet, list::End};
 use crate::{Limits, Rng};
 
