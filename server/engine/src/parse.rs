@@ -14,31 +14,52 @@ pub fn count(arg: &[u8]) -> Result<usize, CommandError> {
         .map_err(|_| CommandError::NotPositive)
 }
 
-/// A floating point argument as Redis reads it (C's `strtold` on the whole argument): decimal, exponent, hexadecimal,
-/// `inf`, `infinity` with sign, any case; no blanks, no NaN.
+/// A floating point argument as Redis reads it: C's `strtod` on the whole argument (decimal, exponent, hexadecimal,
+/// `inf` and `infinity`, any sign and case), without blanks, NaN and numbers that a double cannot hold.
 pub fn float(arg: &[u8]) -> Result<f64, CommandError> {
     float_or_none(arg).ok_or(CommandError::NotFloat)
 }
 
 pub fn float_or_none(arg: &[u8]) -> Option<f64> {
+    let value = strtod(arg)?;
+    let digits = arg.strip_prefix(b"-").or(arg.strip_prefix(b"+")).unwrap_or(arg);
+    let exact = match value {
+        0.0 => digits.iter().take_while(|b| !matches!(b, b'e' | b'E' | b'p' | b'P')).all(|b| !matches!(b, b'1'..=b'9')),
+        _ if value.is_infinite() => digits[0].is_ascii_alphabetic(),
+        _ => true,
+    };
+    exact.then_some(value)
+}
+
+/// An end of a range of scores, `(` already taken off: `strtod` as C has it. Blanks in front are skipped, no text at all
+/// is 0, what is too large is infinite; NaN is refused.
+pub fn score_bound(arg: &[u8]) -> Option<f64> {
+    let text = arg.split(|&b| b == 0).next()?.trim_ascii_start();
+    if text.is_empty() {
+        // Blanks alone are no number, so C stops in front of them.
+        return arg.is_empty().then_some(0.0);
+    }
+    strtod(text)
+}
+
+/// `strtod` where it takes all of a text that begins with no blank; not for NaN.
+fn strtod(arg: &[u8]) -> Option<f64> {
     let text = std::str::from_utf8(arg).ok()?;
     let (sign, digits) = match arg.first()? {
         b'-' => (-1.0, &text[1..]),
         b'+' => (1.0, &text[1..]),
         _ => (1.0, text),
     };
-    let first = digits.bytes().next()?;
     if let Some(hex) = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0X")) {
         return hex_float(hex).map(|v| sign * v);
     }
-    if digits.eq_ignore_ascii_case("inf") || digits.eq_ignore_ascii_case("infinity") {
-        return Some(sign * f64::INFINITY);
+    match digits.bytes().next()? {
+        b'0'..=b'9' | b'.' => digits.parse::<f64>().ok().map(|v| sign * v),
+        _ if digits.eq_ignore_ascii_case("inf") || digits.eq_ignore_ascii_case("infinity") => {
+            Some(sign * f64::INFINITY)
+        }
+        _ => None,
     }
-    if !(first.is_ascii_digit() || first == b'.') {
-        return None;
-    }
-    // A decimal that is out of range is an error there (ERANGE), not infinity.
-    digits.parse::<f64>().ok().filter(|v| v.is_finite()).map(|v| sign * v)
 }
 
 fn hex_float(text: &str) -> Option<f64> {
@@ -60,7 +81,7 @@ fn hex_float(text: &str) -> Option<f64> {
         scale /= 16.0;
     }
     let value = value * f64::from(exponent).exp2();
-    value.is_finite().then_some(value)
+    Some(value)
 }
 
 /// Appends a double as in replies, see [`resp::number::format_f64`].
@@ -101,10 +122,34 @@ mod tests {
             ("1 ", None),
             ("", None),
             ("1e400", None),
+            ("1e-400", None),
+            ("0e-400", Some(0.0)),
+            ("4.9406564584124654e-324", Some(f64::from_bits(1))),
+            ("0x", None),
+            ("0x1p9999", None),
+            (".", None),
+            ("infinit", None),
             ("abc", None),
             ("--1", None),
         ] {
             assert_eq!(float_or_none(text.as_bytes()), want, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn ends_of_score_ranges_are_read_as_c_reads_them() {
+        for (text, want) in [
+            ("", Some(0.0)),
+            ("  1", Some(1.0)),
+            ("1 ", None),
+            (" ", None),
+            ("1\0x", Some(1.0)),
+            ("-1e400", Some(f64::NEG_INFINITY)),
+            ("1e-400", Some(0.0)),
+            ("nan", None),
+            ("(1", None),
+        ] {
+            assert_eq!(score_bound(text.as_bytes()), want, "{text:?}");
         }
     }
 

@@ -208,7 +208,7 @@ fn hscan(ctx: &mut Ctx<'_>) -> CommandResult {
 }
 
 fn hrandfield(ctx: &mut Ctx<'_>) -> CommandResult {
-    let Some(count) = ctx.args.get(2).map(random_count).transpose()? else {
+    let Some(count) = ctx.args.get(2).map(signed_count).transpose()? else {
         return one_random_field(ctx);
     };
     let with_values = match ctx.args.get(3) {
@@ -252,8 +252,8 @@ fn one_random_field(ctx: &mut Ctx<'_>) -> CommandResult {
     Ok(())
 }
 
-/// How many random elements: negative means that one may come more than once.
-pub(super) fn random_count(arg: &[u8]) -> Result<i64, CommandError> {
+/// A number whose absolute value counts something; its sign says which way.
+pub(super) fn signed_count(arg: &[u8]) -> Result<i64, CommandError> {
     match integer(arg)? {
         i64::MIN => Err(CommandError::text(format!(
             "ERR value is out of range, value must between {} and {}",

@@ -1,12 +1,13 @@
 //! Lists, without the blocking commands.
 
-use super::sets::counted_keys;
+use super::hashes::signed_count;
 use super::{R, RF, W, WF, WM, WMF, family};
 use crate::command::{Acl, CommandResult, Keys};
 use crate::keyspace::Absent;
 use crate::parse::{self, eq_ignore_case, integer};
 use crate::types::List;
 use crate::types::list::End;
+use crate::types::listpack::Item;
 use crate::{CommandError, Ctx};
 
 family! { List, Acl::LIST;
@@ -109,11 +110,24 @@ fn llen(ctx: &mut Ctx<'_>) -> CommandResult {
     Ok(())
 }
 
+fn reply(out: &mut resp::Encoder, item: Item<'_>) {
+    match item {
+        Item::Int(n) => out.bulk_int(n),
+        Item::Str(bytes) => out.bulk(bytes),
+    }
+}
+
 fn lindex(ctx: &mut Ctx<'_>) -> CommandResult {
-    let list = ctx.keys.get::<List>(ctx.args.at(1))?;
+    // The key is looked up first: of a list that is not there any index is nil.
+    let Some(list) = ctx.keys.get::<List>(ctx.args.at(1))? else {
+        ctx.out.null();
+        return Ok(());
+    };
     let index = integer(ctx.args.at(2))?;
-    let item = list.and_then(|list| list.get(list.index(index)?));
-    ctx.out.bulk_or_null(item.map(|item| item.bytes()).as_deref());
+    match list.index(index).and_then(|at| list.get(at)) {
+        Some(item) => reply(ctx.out, item),
+        None => ctx.out.null(),
+    }
     Ok(())
 }
 
@@ -167,7 +181,7 @@ fn lrange(ctx: &mut Ctx<'_>) -> CommandResult {
     ctx.out.array(range.len());
     let out = &mut *ctx.out;
     list.for_each_from(range.start, |i, item| {
-        out.bulk(&item.bytes());
+        reply(out, item);
         i + 1 < range.end
     });
     Ok(())
@@ -200,33 +214,27 @@ fn ltrim(ctx: &mut Ctx<'_>) -> CommandResult {
 }
 
 fn lpos(ctx: &mut Ctx<'_>) -> CommandResult {
-    let (mut rank, mut count, mut maxlen, mut i) = (1i64, None, 0usize, 3);
-    while i < ctx.args.len() {
-        let value = ctx.args.get(i + 1).ok_or(CommandError::Syntax)?;
-        let word = ctx.args.at(i);
+    let (mut rank, mut count, mut maxlen) = (1i64, None, 0usize);
+    let natural = |arg: &[u8], error| {
+        let n = resp::number::parse_i64(arg).and_then(|n| usize::try_from(n).ok());
+        n.ok_or(CommandError::Static(error))
+    };
+    for i in (3..ctx.args.len()).step_by(2) {
+        let (word, value) = (ctx.args.at(i), ctx.args.get(i + 1).ok_or(CommandError::Syntax)?);
         if eq_ignore_case(word, "RANK") {
-            rank = integer(value)?;
+            rank = signed_count(value)?;
             if rank == 0 {
                 return Err(CommandError::Static(
                     "ERR RANK can't be zero: use 1 to start from the first match, 2 from the second ... or use negative to start from the end of the list",
                 ));
             }
-            if rank == i64::MIN {
-                return Err(CommandError::Static(
-                    "ERR value is out of range, value must between -9223372036854775807 and 9223372036854775807",
-                ));
-            }
         } else if eq_ignore_case(word, "COUNT") {
-            let n =
-                usize::try_from(integer(value)?).map_err(|_| CommandError::Static("ERR COUNT can't be negative"))?;
-            count = Some(n);
+            count = Some(natural(value, "ERR COUNT can't be negative")?);
         } else if eq_ignore_case(word, "MAXLEN") {
-            maxlen =
-                usize::try_from(integer(value)?).map_err(|_| CommandError::Static("ERR MAXLEN can't be negative"))?;
+            maxlen = natural(value, "ERR MAXLEN can't be negative")?;
         } else {
             return Err(CommandError::Syntax);
         }
-        i += 2;
     }
     let max = match count {
         None => 1,
@@ -236,7 +244,7 @@ fn lpos(ctx: &mut Ctx<'_>) -> CommandResult {
     let mut found = Vec::new();
     if let Some(list) = ctx.keys.get::<List>(ctx.args.at(1))? {
         let (mut skip, mut looked) = (rank.unsigned_abs() - 1, 0);
-        let visit = |index: usize, item: crate::types::listpack::Item<'_>| {
+        let visit = |index: usize, item: Item<'_>| {
             looked += 1;
             if item.is(ctx.args.at(2)) {
                 if skip > 0 {
@@ -307,20 +315,29 @@ pub(super) fn count_option(ctx: &Ctx<'_>, at: usize) -> Result<usize, CommandErr
     }
 }
 
+/// `numkeys key [key ...]` of LMPOP and ZMPOP: the keys, and the number of the argument behind them, which is there.
+pub(super) fn popped_keys<'a>(
+    ctx: &Ctx<'a>,
+) -> Result<(impl Iterator<Item = &'a [u8]> + use<'a>, usize), CommandError> {
+    let n = resp::number::parse_i64(ctx.args.at(1)).and_then(|n| usize::try_from(n).ok()).filter(|&n| n > 0);
+    let n = n.ok_or(CommandError::Static("ERR numkeys should be greater than 0"))?;
+    let behind = n.checked_add(2).filter(|&at| at < ctx.args.len()).ok_or(CommandError::Syntax)?;
+    Ok((ctx.args.iter().skip(2).take(n), behind))
+}
+
 fn lmpop(ctx: &mut Ctx<'_>) -> CommandResult {
-    let (keys, behind) = counted_keys(ctx, 1)?;
-    let end = end(ctx.args.get(behind).ok_or(CommandError::Syntax)?)?;
+    let (keys, behind) = popped_keys(ctx)?;
+    let end = end(ctx.args.at(behind))?;
     let count = count_option(ctx, behind + 1)?;
     for key in keys {
-        if ctx.keys.get::<List>(key)?.is_none() {
-            continue;
+        if ctx.keys.check::<List>(key)? {
+            ctx.out.array(2);
+            ctx.out.bulk(key);
+            let n = pop_many(ctx, key, end, count)?;
+            let verb: &[u8] = if end == End::Left { b"LPOP" } else { b"RPOP" };
+            ctx.effects.replace(&[verb, key, itoa::Buffer::new().format(n).as_bytes()]);
+            return Ok(());
         }
-        ctx.out.array(2);
-        ctx.out.bulk(key);
-        let n = pop_many(ctx, key, end, count)?;
-        let verb: &[u8] = if end == End::Left { b"LPOP" } else { b"RPOP" };
-        ctx.effects.replace(&[verb, key, itoa::Buffer::new().format(n).as_bytes()]);
-        return Ok(());
     }
     ctx.out.null_array();
     Ok(())

@@ -2,7 +2,7 @@
 
 use resp::OwnedArgs;
 
-use super::hashes::random_count;
+use super::hashes::signed_count;
 use super::{R, RF, ScanArgs, WF, WM, WMF, family};
 use crate::command::{Acl, CommandResult, Keys};
 use crate::keyspace::Absent;
@@ -164,7 +164,7 @@ fn srandmember(ctx: &mut Ctx<'_>) -> CommandResult {
     if ctx.args.len() > 3 {
         return Err(CommandError::Syntax);
     }
-    let count = ctx.args.get(2).map(random_count).transpose()?;
+    let count = ctx.args.get(2).map(signed_count).transpose()?;
     let set = ctx.keys.get::<Set>(ctx.args.at(1))?;
     let (out, rng) = (&mut *ctx.out, &mut *ctx.rng);
     match (set, count) {

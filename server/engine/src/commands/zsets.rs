@@ -3,14 +3,19 @@
 mod combine;
 mod range;
 
-use super::lists::count_option;
-use super::sets::counted_keys;
+use std::collections::BTreeSet;
+
+use bitflags::bitflags;
+use smallvec::SmallVec;
+
+use super::hashes::signed_count;
+use super::lists::{count_option, popped_keys};
 use super::{R, RF, ScanArgs, W, WF, WM, WMF, family};
 use crate::command::{Acl, CommandResult, Keys};
 use crate::keyspace::Absent;
-use crate::parse::{self, eq_ignore_case, integer};
+use crate::parse::{self, eq_ignore_case};
 use crate::types::ZSet;
-use crate::{CommandError, Ctx};
+use crate::{CommandError, Ctx, Limits};
 
 use combine::{zdiff, zdiffstore, zinter, zintercard, zinterstore, zunion, zunionstore};
 use range::*;
@@ -50,117 +55,134 @@ family! { SortedSet, Acl::SORTEDSET;
     "zintercard" zintercard(-3, Keys::Counted { at: 1, extra: 0 }, R) "7.0.0" "O(N*K) worst case with N being the smallest input sorted set, K being the number of input sorted sets." "Returns the number of members of the intersect of multiple sorted sets." "numkeys key [key ...] [LIMIT limit]";
 }
 
-#[derive(Clone, Copy, Default)]
-struct AddOptions {
-    nx: bool,
-    xx: bool,
-    gt: bool,
-    lt: bool,
-    ch: bool,
-    incr: bool,
+bitflags! {
+    #[derive(Clone, Copy)]
+    struct Add: u8 {
+        const NX = 1;
+        const XX = 1 << 1;
+        const GT = 1 << 2;
+        const LT = 1 << 3;
+        const CH = 1 << 4;
+        const INCR = 1 << 5;
+    }
 }
 
-/// What adding one member did.
+/// What became of one member.
+#[derive(Clone, Copy)]
 enum Added {
+    /// An option forbade it.
     Nothing,
     New(f64),
     Changed(f64),
+    /// It has this score already.
     Same(f64),
+    NotANumber,
 }
 
-impl AddOptions {
-    fn apply(self, zset: &mut ZSet, member: &[u8], score: f64, limits: &crate::Limits) -> Result<Added, CommandError> {
-        let Some(old) = zset.score(member) else {
-            if self.xx {
-                return Ok(Added::Nothing);
-            }
-            zset.insert(member, score, limits);
-            return Ok(Added::New(score));
+impl Add {
+    fn option(word: &[u8]) -> Option<Self> {
+        const WORDS: [(&str, Add); 6] =
+            [("nx", Add::NX), ("xx", Add::XX), ("gt", Add::GT), ("lt", Add::LT), ("ch", Add::CH), ("incr", Add::INCR)];
+        // Every pair's score is asked this way first.
+        if !word.first()?.is_ascii_alphabetic() {
+            return None;
+        }
+        WORDS.iter().find(|(name, _)| eq_ignore_case(word, name)).map(|&(_, option)| option)
+    }
+
+    fn check(self, pairs: usize) -> CommandResult {
+        if self.contains(Add::NX | Add::XX) {
+            return Err(CommandError::Static("ERR XX and NX options at the same time are not compatible"));
+        }
+        if (self & (Add::NX | Add::GT | Add::LT)).bits().count_ones() > 1 {
+            return Err(CommandError::Static("ERR GT, LT, and/or NX options at the same time are not compatible"));
+        }
+        if self.contains(Add::INCR) && pairs > 1 {
+            return Err(CommandError::Static("ERR INCR option supports a single increment-element pair"));
+        }
+        Ok(())
+    }
+
+    /// What a member of score `old` gets for the argument `score`.
+    fn decide(self, old: Option<f64>, score: f64) -> Added {
+        let Some(old) = old else {
+            return if self.contains(Add::XX) { Added::Nothing } else { Added::New(score) };
         };
-        if self.nx {
-            return Ok(Added::Nothing);
+        if self.contains(Add::NX) {
+            return Added::Nothing;
         }
-        let new = if self.incr { old + score } else { score };
+        let new = if self.contains(Add::INCR) { old + score } else { score };
         if new.is_nan() {
-            return Err(CommandError::Static("ERR resulting score is not a number (NaN)"));
+            Added::NotANumber
+        } else if (self.contains(Add::GT) && new <= old) || (self.contains(Add::LT) && new >= old) {
+            Added::Nothing
+        } else if new == old {
+            Added::Same(new)
+        } else {
+            Added::Changed(new)
         }
-        if (self.gt && new <= old) || (self.lt && new >= old) {
-            return Ok(Added::Nothing);
-        }
-        if new == old {
-            return Ok(Added::Same(old));
-        }
-        zset.insert(member, new, limits);
-        Ok(Added::Changed(new))
+    }
+
+    fn apply(self, zset: &mut ZSet, member: &[u8], score: f64, limits: &Limits) -> Added {
+        let mut added = Added::Nothing;
+        zset.update(member, limits, |old| {
+            added = self.decide(old, score);
+            match added {
+                Added::New(score) | Added::Changed(score) => Some(score),
+                Added::Nothing | Added::Same(_) | Added::NotANumber => None,
+            }
+        });
+        added
     }
 }
 
 fn zadd(ctx: &mut Ctx<'_>) -> CommandResult {
-    let (mut options, mut i) = (AddOptions::default(), 2);
-    while let Some(word) = ctx.args.get(i) {
-        let flag = match word.to_ascii_uppercase().as_slice() {
-            b"NX" => &mut options.nx,
-            b"XX" => &mut options.xx,
-            b"GT" => &mut options.gt,
-            b"LT" => &mut options.lt,
-            b"CH" => &mut options.ch,
-            b"INCR" => &mut options.incr,
-            _ => break,
-        };
-        *flag = true;
+    let (mut options, mut i) = (Add::empty(), 2);
+    while let Some(option) = ctx.args.get(i).and_then(Add::option) {
+        options |= option;
         i += 1;
     }
     let pairs = ctx.args.skip(i);
     if pairs.is_empty() || pairs.len() % 2 == 1 {
         return Err(CommandError::Syntax);
     }
-    if options.nx && options.xx {
-        return Err(CommandError::Static("ERR XX and NX options at the same time are not compatible"));
-    }
-    if (options.gt && options.nx) || (options.lt && options.nx) || (options.gt && options.lt) {
-        return Err(CommandError::Static("ERR GT, LT, and/or NX options at the same time are not compatible"));
-    }
-    if options.incr && pairs.len() > 2 {
-        return Err(CommandError::Static("ERR INCR option supports a single increment-element pair"));
-    }
+    options.check(pairs.len() / 2)?;
     add_pairs(ctx, options, pairs)
 }
 
 fn zincrby(ctx: &mut Ctx<'_>) -> CommandResult {
     let pair = ctx.args.skip(2);
-    add_pairs(ctx, AddOptions { incr: true, ..AddOptions::default() }, pair)
+    add_pairs(ctx, Add::INCR, pair)
 }
 
-fn add_pairs(ctx: &mut Ctx<'_>, options: AddOptions, pairs: resp::Args<'_>) -> CommandResult {
-    let mut scores: smallvec::SmallVec<[f64; 8]> = smallvec::SmallVec::new();
+fn add_pairs(ctx: &mut Ctx<'_>, options: Add, pairs: resp::Args<'_>) -> CommandResult {
+    // All scores are read before anything is changed.
+    let mut scores: SmallVec<[f64; 8]> = SmallVec::new();
     for i in (0..pairs.len()).step_by(2) {
         scores.push(parse::float(pairs.at(i))?);
     }
-    let (limits, absent) = (ctx.limits, if options.xx { Absent::Skip } else { Absent::Create });
+    let (limits, absent) = (ctx.limits, if options.contains(Add::XX) { Absent::Skip } else { Absent::Create });
     let done = ctx.keys.edit(ctx.args.at(1), absent, |zset: &mut ZSet| {
-        let (mut added, mut changed, mut last) = (0, 0, None);
+        let (mut new, mut changed, mut last) = (0, 0, Added::Nothing);
         for (i, &score) in scores.iter().enumerate() {
-            match options.apply(zset, pairs.at(2 * i + 1), score, limits) {
-                Ok(Added::Nothing) => {}
-                Ok(Added::New(score)) => {
-                    added += 1;
-                    last = Some(score);
-                }
-                Ok(Added::Changed(score)) => {
-                    changed += 1;
-                    last = Some(score);
-                }
-                Ok(Added::Same(score)) => last = Some(score),
-                Err(error) => return (Err(error), added + changed),
+            last = options.apply(zset, pairs.at(2 * i + 1), score, limits);
+            match last {
+                Added::New(_) => new += 1,
+                Added::Changed(_) => changed += 1,
+                Added::Nothing | Added::Same(_) | Added::NotANumber => {}
             }
         }
-        (Ok((added, changed, last)), added + changed)
+        ((new, changed, last), new + changed)
     })?;
-    let (added, changed, last) = done.unwrap_or(Ok((0, 0, None)))?;
-    match (options.incr, last) {
-        (true, Some(score)) => ctx.out.double(score),
-        (true, None) => ctx.out.null(),
-        (false, _) => ctx.out.int((added + if options.ch { changed } else { 0 }) as i64),
+    let (new, changed, last) = done.unwrap_or((0, 0, Added::Nothing));
+    if !options.contains(Add::INCR) {
+        ctx.out.int((new + if options.contains(Add::CH) { changed } else { 0 }) as i64);
+        return Ok(());
+    }
+    match last {
+        Added::New(score) | Added::Changed(score) | Added::Same(score) => ctx.out.double(score),
+        Added::Nothing => ctx.out.null(),
+        Added::NotANumber => return Err(CommandError::Static("ERR resulting score is not a number (NaN)")),
     }
     Ok(())
 }
@@ -235,160 +257,194 @@ fn zrevrank(ctx: &mut Ctx<'_>) -> CommandResult {
     rank(ctx, true)
 }
 
-/// Removes up to `count` members from an end: they are returned in the order they went.
-fn pop_members(ctx: &mut Ctx<'_>, key: &[u8], max: bool, count: usize) -> Result<Vec<(Vec<u8>, f64)>, CommandError> {
-    let popped = ctx.keys.edit(key, Absent::Skip, |zset: &mut ZSet| {
-        let n = count.min(zset.len());
-        let mut popped = Vec::with_capacity(n);
-        let ranks = if max { zset.len() - n..zset.len() } else { 0..n };
-        if max {
-            zset.for_each_rev(ranks.clone(), |member, score| popped.push((member.to_vec(), score)));
-        } else {
-            zset.for_each(ranks.clone(), |member, score| popped.push((member.to_vec(), score)));
-        }
-        zset.remove_ranks(ranks);
-        (popped, n as u64)
-    })?;
-    Ok(popped.unwrap_or_default())
+/// The end of a sorted set that is popped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pop {
+    Min,
+    Max,
 }
 
-fn propagate_zrem(ctx: &mut Ctx<'_>, key: &[u8], popped: &[(Vec<u8>, f64)]) {
-    if !popped.is_empty() {
-        let mut argv = vec![&b"ZREM"[..], key];
-        argv.extend(popped.iter().map(|(member, _)| &member[..]));
-        ctx.effects.replace(&argv);
+/// How popped members are replied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pairs {
+    Flat,
+    Nested,
+}
+
+impl Pop {
+    /// Removes up to `count` members of the set at `key` and replies them; returns how many, `None` if there is no key.
+    fn run(self, ctx: &mut Ctx<'_>, key: &[u8], count: usize, pairs: Pairs) -> Result<Option<usize>, CommandError> {
+        let out = &mut *ctx.out;
+        ctx.keys.edit(key, Absent::Skip, |zset: &mut ZSet| {
+            let (len, n) = (zset.len(), count.min(zset.len()));
+            out.array(if pairs == Pairs::Nested { n } else { 2 * n });
+            let reply = |member: &[u8], score| {
+                if pairs == Pairs::Nested {
+                    out.array(2);
+                }
+                out.bulk(member);
+                out.double(score);
+            };
+            match self {
+                Pop::Min => {
+                    zset.for_each(0..n, reply);
+                    zset.remove_ranks(0..n);
+                }
+                Pop::Max => {
+                    zset.for_each_rev(len - n..len, reply);
+                    zset.remove_ranks(len - n..len);
+                }
+            }
+            (n, n as u64)
+        })
+    }
+
+    fn command(self) -> &'static str {
+        match self {
+            Pop::Min => "ZPOPMIN",
+            Pop::Max => "ZPOPMAX",
+        }
     }
 }
 
-fn zpop(ctx: &mut Ctx<'_>, max: bool) -> CommandResult {
+fn zpop(ctx: &mut Ctx<'_>, end: Pop) -> CommandResult {
     let key = ctx.args.at(1);
     let count = match ctx.args.len() {
         2 => None,
         3 => Some(parse::count(ctx.args.at(2))?),
         _ => return Err(CommandError::Syntax),
     };
-    let popped = pop_members(ctx, key, max, count.unwrap_or(1))?;
-    let nested = count.is_some() && ctx.out.resp3();
-    ctx.out.array(if nested { popped.len() } else { popped.len() * 2 });
-    for (member, score) in &popped {
-        if nested {
-            ctx.out.array(2);
-        }
-        ctx.out.bulk(member);
-        ctx.out.double(*score);
+    // Without a count the reply is one flat pair in both protocols.
+    let pairs = if count.is_some() && ctx.out.resp3() { Pairs::Nested } else { Pairs::Flat };
+    if end.run(ctx, key, count.unwrap_or(1), pairs)?.is_none() {
+        ctx.out.array(0);
     }
-    propagate_zrem(ctx, key, &popped);
     Ok(())
 }
 
 fn zpopmin(ctx: &mut Ctx<'_>) -> CommandResult {
-    zpop(ctx, false)
+    zpop(ctx, Pop::Min)
 }
 
 fn zpopmax(ctx: &mut Ctx<'_>) -> CommandResult {
-    zpop(ctx, true)
+    zpop(ctx, Pop::Max)
 }
 
 fn zmpop(ctx: &mut Ctx<'_>) -> CommandResult {
-    let (keys, behind) = counted_keys(ctx, 1)?;
-    let max = match ctx.args.get(behind) {
-        Some(word) if eq_ignore_case(word, "MIN") => false,
-        Some(word) if eq_ignore_case(word, "MAX") => true,
+    let (keys, behind) = popped_keys(ctx)?;
+    let end = match ctx.args.at(behind) {
+        word if eq_ignore_case(word, "MIN") => Pop::Min,
+        word if eq_ignore_case(word, "MAX") => Pop::Max,
         _ => return Err(CommandError::Syntax),
     };
     let count = count_option(ctx, behind + 1)?;
     for key in keys {
-        if ctx.keys.get::<ZSet>(key)?.is_none() {
-            continue;
-        }
-        let popped = pop_members(ctx, key, max, count)?;
-        ctx.out.array(2);
-        ctx.out.bulk(key);
-        ctx.out.array(popped.len());
-        for (member, score) in &popped {
+        if ctx.keys.check::<ZSet>(key)? {
             ctx.out.array(2);
-            ctx.out.bulk(member);
-            ctx.out.double(*score);
+            ctx.out.bulk(key);
+            let n = end.run(ctx, key, count, Pairs::Nested)?.unwrap_or(0);
+            ctx.effects.replace(&[end.command().as_bytes(), key, itoa::Buffer::new().format(n).as_bytes()]);
+            return Ok(());
         }
-        propagate_zrem(ctx, key, &popped);
-        return Ok(());
     }
     ctx.out.null_array();
     Ok(())
 }
 
+/// Writes members to a reply, with their scores if asked: nested pairs in RESP3, flat in RESP2.
+struct MemberReply<'o> {
+    out: &'o mut resp::Encoder,
+    with_scores: bool,
+}
+
+impl<'o> MemberReply<'o> {
+    /// `n` members follow.
+    fn begin(out: &'o mut resp::Encoder, n: usize, with_scores: bool) -> Self {
+        let flat_pairs = with_scores && !out.resp3();
+        out.array(if flat_pairs { 2 * n } else { n });
+        Self { out, with_scores }
+    }
+
+    fn member(&mut self, member: &[u8], score: f64) {
+        if self.with_scores && self.out.resp3() {
+            self.out.array(2);
+        }
+        self.out.bulk(member);
+        if self.with_scores {
+            self.out.double(score);
+        }
+    }
+}
+
 fn zrandmember(ctx: &mut Ctx<'_>) -> CommandResult {
-    let count = ctx.args.get(2).map(integer).transpose()?;
+    let Some(count) = ctx.args.get(2).map(signed_count).transpose()? else {
+        let zset = ctx.keys.get::<ZSet>(ctx.args.at(1))?;
+        let out = &mut *ctx.out;
+        if zset.and_then(|zset| zset.random(ctx.rng, |member, _| out.bulk(member))).is_none() {
+            ctx.out.null();
+        }
+        return Ok(());
+    };
     let with_scores = match ctx.args.get(3) {
         None => false,
         Some(word) if ctx.args.len() == 4 && eq_ignore_case(word, "WITHSCORES") => true,
         Some(_) => return Err(CommandError::Syntax),
     };
-    if count.is_some_and(|n| n < -(i64::MAX / 2) || n > i64::MAX / 2) {
+    if with_scores && count.unsigned_abs() > i64::MAX as u64 / 2 {
         return Err(CommandError::Static("ERR value is out of range"));
     }
-    let zset = ctx.keys.get::<ZSet>(ctx.args.at(1))?;
-    let Some(count) = count else {
-        let member = zset.and_then(|zset| zset.random(ctx.rng, |member, _| member.to_vec()));
-        ctx.out.bulk_or_null(member.as_deref());
+    let Some(zset) = ctx.keys.get::<ZSet>(ctx.args.at(1))? else {
+        ctx.out.array(0);
         return Ok(());
     };
-    let mut picked: Vec<(Vec<u8>, f64)> = Vec::new();
-    if let Some(zset) = zset {
-        if count < 0 {
-            for _ in 0..count.unsigned_abs() {
-                picked.extend(zset.random(ctx.rng, |member, score| (member.to_vec(), score)));
-            }
-        } else {
-            zset.for_each(0..zset.len(), |member, score| picked.push((member.to_vec(), score)));
-            choose(&mut picked, count as usize, ctx.rng);
+    let n = count.unsigned_abs() as usize;
+    if count < 0 {
+        let mut reply = MemberReply::begin(ctx.out, n, with_scores);
+        for _ in 0..n {
+            zset.random(ctx.rng, |member, score| reply.member(member, score));
+        }
+    } else if n >= zset.len() {
+        let mut reply = MemberReply::begin(ctx.out, zset.len(), with_scores);
+        zset.for_each(0..zset.len(), |member, score| reply.member(member, score));
+    } else {
+        let mut reply = MemberReply::begin(ctx.out, n, with_scores);
+        for rank in distinct_below(zset.len(), n, ctx.rng) {
+            zset.for_each(rank..rank + 1, |member, score| reply.member(member, score));
         }
     }
-    reply_members(ctx.out, &picked, with_scores);
     Ok(())
 }
 
-/// Members, with their scores if asked: nested pairs in RESP3, flat in RESP2.
-fn reply_members<M: AsRef<[u8]>>(out: &mut resp::Encoder, members: &[(M, f64)], with_scores: bool) {
-    let nested = with_scores && out.resp3();
-    out.array(if with_scores && !nested { members.len() * 2 } else { members.len() });
-    for (member, score) in members {
-        if nested {
-            out.array(2);
-        }
-        out.bulk(member.as_ref());
-        if with_scores {
-            out.double(*score);
+/// `n` different numbers below `len`, each choice as likely as any other (R. W. Floyd's algorithm).
+fn distinct_below(len: usize, n: usize, rng: &mut crate::Rng) -> BTreeSet<usize> {
+    let mut chosen = BTreeSet::new();
+    for top in len - n..len {
+        let at = rng.below(top + 1);
+        if !chosen.insert(at) {
+            chosen.insert(top);
         }
     }
+    chosen
 }
 
 fn zscan(ctx: &mut Ctx<'_>) -> CommandResult {
+    ScanArgs::cursor(ctx.args.at(2))?;
+    let Some(zset) = ctx.keys.get::<ZSet>(ctx.args.at(1))? else {
+        ScanArgs::reply(ctx.out, |_, _| 0);
+        return Ok(());
+    };
     let scan = ScanArgs::parse(ctx.args, 2, false)?;
-    let zset = ctx.keys.get::<ZSet>(ctx.args.at(1))?;
-    let mut found: Vec<(Box<[u8]>, f64)> = Vec::new();
-    let next = zset.map_or(0, |zset| {
+    ScanArgs::reply(ctx.out, |out, written| {
+        let mut text = Vec::new();
         zset.scan(scan.cursor, scan.count, |member, score| {
             if scan.matches(member) {
-                found.push((member.into(), score));
+                text.clear();
+                parse::format_double(score, &mut text);
+                out.bulk(member);
+                out.bulk(&text);
+                *written += 2;
             }
         })
     });
-    ctx.out.array(2);
-    ctx.out.bulk(next.to_string().as_bytes());
-    ctx.out.array(found.len() * 2);
-    for (member, score) in &found {
-        ctx.out.bulk(member);
-        ctx.out.bulk(&crate::types::zset::score_text(*score));
-    }
     Ok(())
-}
-
-/// Keeps `count` of the items, chosen at random without repetition.
-fn choose<T>(items: &mut Vec<T>, count: usize, rng: &mut crate::Rng) {
-    for i in 0..count.min(items.len()) {
-        let j = i + rng.below(items.len() - i);
-        items.swap(i, j);
-    }
-    items.truncate(count);
 }

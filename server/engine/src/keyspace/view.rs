@@ -231,6 +231,17 @@ impl<'a> KeysView<'a> {
         Some(self.at(hash, place).value())
     }
 
+    /// The values of several keys together, whatever their types.
+    pub fn values(&mut self, keys: &[&[u8]]) -> SmallVec<[Option<ValueRef<'_>>; 8]> {
+        // Expired keys go first: their removal may move other entries.
+        for key in keys {
+            self.find_read(key);
+        }
+        let places: SmallVec<[_; 8]> = keys.iter().map(|key| self.find(key)).collect();
+        let value = |(hash, place)| self.locked.shard(self.keyspace.shard_of(hash)).dbs[self.db].at(place).value();
+        places.into_iter().map(|found| found.map(value)).collect()
+    }
+
     /// The entry, without touching its access time or the hit counters.
     pub fn peek(&mut self, key: &[u8]) -> Option<EntryRef<'_>> {
         let (hash, place) = self.find(key)?;
@@ -248,21 +259,12 @@ impl<'a> KeysView<'a> {
 
     /// The collections at several keys, together. A wrong type among them fails, wherever it stands.
     pub fn get_all<T: Kind>(&mut self, keys: &[&[u8]]) -> Result<SmallVec<[Option<&T>; 8]>, CommandError> {
-        // First what changes something: expiry, access times, counters. Then shared borrows only.
-        let mut living = SmallVec::<[bool; 8]>::with_capacity(keys.len());
-        for key in keys {
-            living.push(self.get::<T>(key)?.is_some());
-        }
-        let this = &*self;
-        let at = |(key, living): (&&[u8], bool)| {
-            let hash = this.keyspace.hash(key);
-            let table = &this.locked.shard(this.keyspace.shard_of(hash)).dbs[this.db];
-            match table.at(living.then(|| table.find(hash, key))??).value() {
-                ValueRef::Object(object) => T::of(object),
-                ValueRef::Str(_) => None,
-            }
+        let collection = |value| match value {
+            None => Ok(None),
+            Some(ValueRef::Object(object)) => T::of(object).map(Some).ok_or(CommandError::WrongType),
+            Some(ValueRef::Str(_)) => Err(CommandError::WrongType),
         };
-        Ok(keys.iter().zip(living).map(at).collect())
+        self.values(keys).into_iter().map(collection).collect()
     }
 
     /// The string at `key`.

@@ -1,17 +1,27 @@
 //! Unions, intersections and differences of sorted sets; plain sets count as sorted sets with scores of 1.
 
-use super::reply_members;
+use smallvec::SmallVec;
+
+use super::MemberReply;
 use crate::command::CommandResult;
 use crate::keyspace::ValueRef;
 use crate::parse::{self, eq_ignore_case};
-use crate::types::{Kind, Object, ZSet};
-use crate::{CommandError, Ctx};
+use crate::types::{Kind, Object, Set, ZSet};
+use crate::{CommandError, Ctx, Limits};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Operation {
     Union,
     Inter,
     Diff,
+}
+
+/// What is done with the result: it decides which options there are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Reply,
+    Store,
+    Count,
 }
 
 #[derive(Clone, Copy)]
@@ -24,163 +34,248 @@ enum Aggregate {
 impl Aggregate {
     fn of(self, a: f64, b: f64) -> f64 {
         match self {
-            // inf - inf is 0 here, as in Redis.
-            Aggregate::Sum => Some(a + b).filter(|sum| !sum.is_nan()).unwrap_or(0.0),
+            Aggregate::Sum => number_or_0(a + b),
             Aggregate::Min => a.min(b),
             Aggregate::Max => a.max(b),
         }
     }
 }
 
-/// A parsed call: the operation and its sources.
-struct Call<'a> {
-    op: Operation,
-    keys: Vec<&'a [u8]>,
-    weights: Vec<f64>,
-    aggregate: Aggregate,
-    with_scores: bool,
+/// inf - inf and inf * 0 are 0 here, as in Redis.
+fn number_or_0(score: f64) -> f64 {
+    if score.is_nan() { 0.0 } else { score }
 }
 
-impl<'a> Call<'a> {
-    /// `at`: the argument that says how many keys follow.
-    fn parse(ctx: &Ctx<'a>, op: Operation, at: usize, name: &str) -> Result<Self, CommandError> {
-        let n = parse::integer(ctx.args.at(at))?;
-        if n < 1 {
-            return Err(CommandError::text(format!("ERR at least 1 input key is needed for '{name}' command")));
-        }
-        if n as u64 > (ctx.args.len() - at - 1) as u64 {
-            return Err(CommandError::Syntax);
-        }
-        let n = n as usize;
-        let keys: Vec<_> = ctx.args.skip(at + 1).iter().take(n).collect();
-        let mut call = Call { op, keys, weights: vec![1.0; n], aggregate: Aggregate::Sum, with_scores: false };
-        let store = at == 2;
-        let mut i = at + 1 + n;
+/// Options behind the keys.
+struct Options {
+    weights: SmallVec<[f64; 4]>,
+    aggregate: Aggregate,
+    with_scores: bool,
+    /// ZINTERCARD's.
+    limit: usize,
+}
+
+impl Options {
+    /// Reads them from argument `i` on.
+    fn parse(ctx: &Ctx<'_>, op: Operation, purpose: Purpose, keys: usize, mut i: usize) -> Result<Self, CommandError> {
+        let mut options = Self {
+            weights: SmallVec::from_elem(1.0, keys),
+            aggregate: Aggregate::Sum,
+            with_scores: false,
+            limit: usize::MAX,
+        };
+        let weighted = op != Operation::Diff && purpose != Purpose::Count;
         while i < ctx.args.len() {
-            let word = ctx.args.at(i);
-            if op != Operation::Diff && eq_ignore_case(word, "WEIGHTS") && i + n < ctx.args.len() {
-                for (weight, arg) in call.weights.iter_mut().zip(ctx.args.skip(i + 1).iter()) {
+            let (word, left) = (ctx.args.at(i), ctx.args.len() - i);
+            if weighted && left > keys && eq_ignore_case(word, "WEIGHTS") {
+                for (weight, arg) in options.weights.iter_mut().zip(ctx.args.skip(i + 1).iter()) {
                     *weight = parse::float(arg).map_err(|_| CommandError::Static("ERR weight value is not a float"))?;
                 }
-                i += n;
-            } else if op != Operation::Diff && eq_ignore_case(word, "AGGREGATE") && i + 1 < ctx.args.len() {
-                call.aggregate = match ctx.args.at(i + 1).to_ascii_uppercase().as_slice() {
-                    b"SUM" => Aggregate::Sum,
-                    b"MIN" => Aggregate::Min,
-                    b"MAX" => Aggregate::Max,
+                i += 1 + keys;
+            } else if weighted && left > 1 && eq_ignore_case(word, "AGGREGATE") {
+                options.aggregate = match ctx.args.at(i + 1) {
+                    word if eq_ignore_case(word, "SUM") => Aggregate::Sum,
+                    word if eq_ignore_case(word, "MIN") => Aggregate::Min,
+                    word if eq_ignore_case(word, "MAX") => Aggregate::Max,
                     _ => return Err(CommandError::Syntax),
                 };
+                i += 2;
+            } else if purpose == Purpose::Reply && eq_ignore_case(word, "WITHSCORES") {
+                options.with_scores = true;
                 i += 1;
-            } else if !store && eq_ignore_case(word, "WITHSCORES") {
-                call.with_scores = true;
+            } else if purpose == Purpose::Count && left > 1 && eq_ignore_case(word, "LIMIT") {
+                let limit = resp::number::parse_i64(ctx.args.at(i + 1)).and_then(|n| usize::try_from(n).ok());
+                options.limit = match limit.ok_or(CommandError::Static("ERR LIMIT can't be negative"))? {
+                    0 => usize::MAX,
+                    limit => limit,
+                };
+                i += 2;
             } else {
                 return Err(CommandError::Syntax);
             }
-            i += 1;
         }
-        Ok(call)
-    }
-
-    fn run(&self, ctx: &mut Ctx<'_>) -> Result<ZSet, CommandError> {
-        let limits = ctx.limits;
-        let mut sources = Vec::with_capacity(self.keys.len());
-        for key in &self.keys {
-            sources.push(source(ctx, key)?);
-        }
-        let weigh = |score: f64, i: usize| Some(score * self.weights[i]).filter(|s| !s.is_nan()).unwrap_or(0.0);
-        let mut result = ZSet::new(limits);
-        match self.op {
-            Operation::Union => {
-                for (i, source) in sources.iter().enumerate() {
-                    source.for_each(0..source.len(), |member, score| {
-                        let score = weigh(score, i);
-                        let score = result.score(member).map_or(score, |old| self.aggregate.of(old, score));
-                        result.insert(member, score, limits);
-                    });
-                }
-            }
-            Operation::Inter | Operation::Diff => {
-                sources[0].for_each(0..sources[0].len(), |member, score| {
-                    let mut sum = Some(weigh(score, 0));
-                    for (i, other) in sources.iter().enumerate().skip(1) {
-                        sum = match (self.op, sum, other.score(member)) {
-                            (Operation::Inter, Some(a), Some(b)) => Some(self.aggregate.of(a, weigh(b, i))),
-                            (Operation::Diff, sum, None) => sum,
-                            _ => None,
-                        };
-                    }
-                    if let Some(score) = sum {
-                        result.insert(member, score, limits);
-                    }
-                });
-            }
-        }
-        Ok(result)
-    }
-
-    fn reply(&self, ctx: &mut Ctx<'_>) -> CommandResult {
-        let result = self.run(ctx)?;
-        let mut members: Vec<(Box<[u8]>, f64)> = Vec::with_capacity(result.len());
-        result.for_each(0..result.len(), |member, score| members.push((member.into(), score)));
-        reply_members(ctx.out, &members, self.with_scores);
-        Ok(())
-    }
-
-    fn store(&self, ctx: &mut Ctx<'_>) -> CommandResult {
-        let result = self.run(ctx)?;
-        ctx.out.len_int(result.len());
-        ctx.keys.put(ctx.args.at(1), result);
-        Ok(())
+        Ok(options)
     }
 }
 
-/// A copy of a source; a key that does not exist is empty.
-fn source(ctx: &mut Ctx<'_>, key: &[u8]) -> Result<ZSet, CommandError> {
-    let limits = ctx.limits;
-    match ctx.keys.value(key) {
-        None => Ok(ZSet::new(limits)),
-        Some(ValueRef::Object(Object::ZSet(zset))) => Ok(zset.clone()),
-        Some(ValueRef::Object(Object::Set(set))) => {
-            let mut zset = ZSet::new(limits);
-            set.for_each(|member| {
-                zset.insert(member, 1.0, limits);
-            });
-            Ok(zset)
+/// One of the sets that are combined.
+#[derive(Clone, Copy)]
+enum Source<'v> {
+    /// There is no such key.
+    Nothing,
+    ZSet(&'v ZSet),
+    Set(&'v Set),
+}
+
+impl<'v> Source<'v> {
+    fn of(value: Option<ValueRef<'v>>) -> Result<Self, CommandError> {
+        match value {
+            None => Ok(Source::Nothing),
+            Some(ValueRef::Object(Object::ZSet(zset))) => Ok(Source::ZSet(zset)),
+            Some(ValueRef::Object(Object::Set(set))) => Ok(Source::Set(set)),
+            Some(_) => Err(CommandError::WrongType),
         }
-        Some(_) => Err(CommandError::WrongType),
     }
+
+    fn len(self) -> usize {
+        match self {
+            Source::Nothing => 0,
+            Source::ZSet(zset) => zset.len(),
+            Source::Set(set) => set.len(),
+        }
+    }
+
+    fn score(self, member: &[u8]) -> Option<f64> {
+        match self {
+            Source::Nothing => None,
+            Source::ZSet(zset) => zset.score(member),
+            Source::Set(set) => set.contains(member).then_some(1.0),
+        }
+    }
+
+    fn for_each(self, mut f: impl FnMut(&[u8], f64)) {
+        match self {
+            Source::Nothing => {}
+            Source::ZSet(zset) => zset.for_each(0..zset.len(), f),
+            Source::Set(set) => set.for_each(|member| f(member, 1.0)),
+        }
+    }
+}
+
+/// A source with its weight.
+type Weighted<'v> = (Source<'v>, f64);
+
+fn union(sources: &[Weighted<'_>], aggregate: Aggregate, limits: &Limits) -> ZSet {
+    let mut result = ZSet::new(limits);
+    for &(source, weight) in sources {
+        source.for_each(|member, score| {
+            let score = number_or_0(weight * score);
+            result.update(member, limits, |old| Some(old.map_or(score, |old| aggregate.of(old, score))));
+        });
+    }
+    result
+}
+
+/// Calls `f` for the members that are in all sources, for `limit` of them at most.
+fn intersect(sources: &[Weighted<'_>], aggregate: Aggregate, mut limit: usize, mut f: impl FnMut(&[u8], f64)) {
+    let [(first, weight), others @ ..] = sources else { return };
+    first.for_each(|member, score| {
+        if limit == 0 {
+            return;
+        }
+        let all = others.iter().try_fold(number_or_0(weight * score), |sum, (other, weight)| {
+            Some(aggregate.of(sum, number_or_0(weight * other.score(member)?)))
+        });
+        if let Some(score) = all {
+            f(member, score);
+            limit -= 1;
+        }
+    });
+}
+
+fn difference(sources: &[Weighted<'_>], limits: &Limits) -> ZSet {
+    let mut result = ZSet::new(limits);
+    if let [(first, _), others @ ..] = sources {
+        first.for_each(|member, score| {
+            if others.iter().all(|(other, _)| other.score(member).is_none()) {
+                result.insert(member, score, limits);
+            }
+        });
+    }
+    result
+}
+
+/// A call's sources, in the order in which they are combined, and its options. `name`: the command's.
+fn sources<'v>(
+    ctx: &'v mut Ctx<'_>,
+    op: Operation,
+    purpose: Purpose,
+    name: &str,
+) -> Result<(SmallVec<[Weighted<'v>; 4]>, Options), CommandError> {
+    let at = if purpose == Purpose::Store { 2 } else { 1 };
+    let n = parse::integer(ctx.args.at(at))?;
+    if n < 1 {
+        return Err(CommandError::text(format!("ERR at least 1 input key is needed for '{name}' command")));
+    }
+    let n = usize::try_from(n).ok().filter(|&n| n < ctx.args.len() - at).ok_or(CommandError::Syntax)?;
+    let keys: SmallVec<[&[u8]; 4]> = ctx.args.skip(at + 1).iter().take(n).collect();
+    // A key of the wrong type is reported before the options are read.
+    for key in &keys {
+        Source::of(ctx.keys.peek(key).map(|entry| entry.value()))?;
+    }
+    let options = Options::parse(ctx, op, purpose, n, at + 1 + n)?;
+    let mut sources = SmallVec::new();
+    for (value, &weight) in ctx.keys.values(&keys).into_iter().zip(&options.weights) {
+        sources.push((Source::of(value)?, weight));
+    }
+    if op != Operation::Diff {
+        // Besides being the least work, this is the order in which Redis adds the scores up.
+        sources.sort_by_key(|(source, _): &Weighted<'_>| source.len());
+    }
+    Ok((sources, options))
+}
+
+/// The combined set, and whether scores are asked for.
+fn combine(ctx: &mut Ctx<'_>, op: Operation, purpose: Purpose, name: &str) -> Result<(ZSet, bool), CommandError> {
+    let limits = ctx.limits;
+    let (sources, options) = sources(ctx, op, purpose, name)?;
+    let set = match op {
+        Operation::Union => union(&sources, options.aggregate, limits),
+        Operation::Diff => difference(&sources, limits),
+        Operation::Inter => {
+            let mut set = ZSet::new(limits);
+            intersect(&sources, options.aggregate, usize::MAX, |member, score| {
+                set.insert(member, score, limits);
+            });
+            set
+        }
+    };
+    Ok((set, options.with_scores))
+}
+
+fn reply(ctx: &mut Ctx<'_>, op: Operation, name: &str) -> CommandResult {
+    let (set, with_scores) = combine(ctx, op, Purpose::Reply, name)?;
+    let mut reply = MemberReply::begin(ctx.out, set.len(), with_scores);
+    set.for_each(0..set.len(), |member, score| reply.member(member, score));
+    Ok(())
+}
+
+fn store(ctx: &mut Ctx<'_>, op: Operation, name: &str) -> CommandResult {
+    let (set, _) = combine(ctx, op, Purpose::Store, name)?;
+    ctx.out.len_int(set.len());
+    ctx.keys.put(ctx.args.at(1), set);
+    Ok(())
 }
 
 pub(super) fn zunion(ctx: &mut Ctx<'_>) -> CommandResult {
-    Call::parse(ctx, Operation::Union, 1, "zunion")?.reply(ctx)
+    reply(ctx, Operation::Union, "zunion")
 }
 
 pub(super) fn zinter(ctx: &mut Ctx<'_>) -> CommandResult {
-    Call::parse(ctx, Operation::Inter, 1, "zinter")?.reply(ctx)
+    reply(ctx, Operation::Inter, "zinter")
 }
 
 pub(super) fn zdiff(ctx: &mut Ctx<'_>) -> CommandResult {
-    Call::parse(ctx, Operation::Diff, 1, "zdiff")?.reply(ctx)
+    reply(ctx, Operation::Diff, "zdiff")
 }
 
 pub(super) fn zunionstore(ctx: &mut Ctx<'_>) -> CommandResult {
-    Call::parse(ctx, Operation::Union, 2, "zunionstore")?.store(ctx)
+    store(ctx, Operation::Union, "zunionstore")
 }
 
 pub(super) fn zinterstore(ctx: &mut Ctx<'_>) -> CommandResult {
-    Call::parse(ctx, Operation::Inter, 2, "zinterstore")?.store(ctx)
+    store(ctx, Operation::Inter, "zinterstore")
 }
 
 pub(super) fn zdiffstore(ctx: &mut Ctx<'_>) -> CommandResult {
-    Call::parse(ctx, Operation::Diff, 2, "zdiffstore")?.store(ctx)
+    store(ctx, Operation::Diff, "zdiffstore")
 }
 
 pub(super) fn zintercard(ctx: &mut Ctx<'_>) -> CommandResult {
-    let (keys, behind) = super::counted_keys(ctx, 1)?;
-    let limit = super::super::sets::limit_option(ctx, behind)?;
-    let weights = vec![1.0; keys.len()];
-    let call = Call { op: Operation::Inter, keys, weights, aggregate: Aggregate::Sum, with_scores: false };
-    let n = call.run(ctx)?.len().min(limit);
+    let (sources, options) = sources(ctx, Operation::Inter, Purpose::Count, "zintercard")?;
+    let mut n = 0;
+    intersect(&sources, options.aggregate, options.limit, |_, _| n += 1);
+    drop(sources);
     ctx.out.len_int(n);
     Ok(())
 }

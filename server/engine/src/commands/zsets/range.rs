@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::reply_members;
+use super::MemberReply;
 use crate::command::CommandResult;
 use crate::keyspace::Absent;
 use crate::parse::{self, eq_ignore_case, integer};
@@ -22,7 +22,7 @@ impl Score {
             [b'(', rest @ ..] => (true, rest),
             _ => (false, arg),
         };
-        let value = parse::float_or_none(text).ok_or(CommandError::Static("ERR min or max is not a float"))?;
+        let value = parse::score_bound(text).ok_or(CommandError::Static("ERR min or max is not a float"))?;
         Ok(Self { value, exclusive })
     }
 
@@ -103,12 +103,11 @@ impl<'a> By<'a> {
                 if reverse { (zset.len() - range.end, zset.len() - range.start) } else { (range.start, range.end) }
             }
             By::Score(min, max) => {
-                (zset.partition_point(|score, _| min.before(score)), zset.partition_point(|score, _| max.up_to(score)))
+                (zset.count_scores(|score| min.before(score)), zset.count_scores(|score| max.up_to(score)))
             }
-            By::Lex(min, max) => (
-                zset.partition_point(|_, member| min.before(member)),
-                zset.partition_point(|_, member| max.up_to(member)),
-            ),
+            By::Lex(min, max) => {
+                (zset.count_members(|member| min.before(member)), zset.count_members(|member| max.up_to(member)))
+            }
         };
         start..end.max(start)
     }
@@ -137,132 +136,135 @@ impl Query<'_> {
         }
     }
 
-    fn members(&self, ctx: &mut Ctx<'_>, key: &[u8]) -> Result<Vec<(Box<[u8]>, f64)>, CommandError> {
-        let mut members = Vec::new();
-        if let Some(zset) = ctx.keys.get::<ZSet>(key)? {
-            let ranks = self.ranks(zset);
-            let add = |member: &[u8], score| members.push((member.into(), score));
-            if self.reverse { zset.for_each_rev(ranks, add) } else { zset.for_each(ranks, add) }
-        }
-        Ok(members)
+    /// Calls `f` for the members of the range in its direction.
+    fn for_each(&self, zset: &ZSet, ranks: Range<usize>, f: impl FnMut(&[u8], f64)) {
+        if self.reverse { zset.for_each_rev(ranks, f) } else { zset.for_each(ranks, f) }
     }
 
     fn reply(&self, ctx: &mut Ctx<'_>, with_scores: bool) -> CommandResult {
-        let members = self.members(ctx, ctx.args.at(1))?;
-        reply_members(ctx.out, &members, with_scores);
+        let Some(zset) = ctx.keys.get::<ZSet>(ctx.args.at(1))? else {
+            ctx.out.array(0);
+            return Ok(());
+        };
+        let ranks = self.ranks(zset);
+        let mut reply = MemberReply::begin(ctx.out, ranks.len(), with_scores);
+        self.for_each(zset, ranks, |member, score| reply.member(member, score));
         Ok(())
     }
 }
 
-/// Reads `key min max` from argument `at` on and the options behind it that `allowed` names.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Rank,
+    Score,
+    Lex,
+}
+
+/// The options behind `key min max`. What the command's name says already cannot be said again.
 struct Options {
-    by_score: bool,
-    by_lex: bool,
-    reverse: bool,
-    with_scores: bool,
+    by: Option<Order>,
+    reverse: Option<bool>,
+    /// `None`: WITHSCORES is not among the command's options.
+    with_scores: Option<bool>,
     limit: Option<(i64, i64)>,
 }
 
 impl Options {
-    fn parse(ctx: &Ctx<'_>, mut i: usize, full: bool, scores: bool) -> Result<Self, CommandError> {
-        let mut o = Options { by_score: false, by_lex: false, reverse: false, with_scores: false, limit: None };
-        while i < ctx.args.len() {
-            let word = ctx.args.at(i);
-            if scores && eq_ignore_case(word, "WITHSCORES") {
-                o.with_scores = true;
-            } else if eq_ignore_case(word, "LIMIT") && i + 2 < ctx.args.len() {
-                o.limit = Some((integer(ctx.args.at(i + 1))?, integer(ctx.args.at(i + 2))?));
+    /// Reads them from argument `i` on, and checks what goes with what.
+    fn parse(mut self, ctx: &Ctx<'_>, mut i: usize) -> Result<Self, CommandError> {
+        while let Some(word) = ctx.args.get(i) {
+            i += 1;
+            if self.with_scores.is_some() && eq_ignore_case(word, "WITHSCORES") {
+                self.with_scores = Some(true);
+            } else if eq_ignore_case(word, "LIMIT") && i + 1 < ctx.args.len() {
+                self.limit = Some((integer(ctx.args.at(i))?, integer(ctx.args.at(i + 1))?));
                 i += 2;
-            } else if full && eq_ignore_case(word, "REV") {
-                o.reverse = true;
-            } else if full && eq_ignore_case(word, "BYSCORE") {
-                o.by_score = true;
-            } else if full && eq_ignore_case(word, "BYLEX") {
-                o.by_lex = true;
+            } else if self.reverse.is_none() && eq_ignore_case(word, "REV") {
+                self.reverse = Some(true);
+            } else if self.by.is_none() && eq_ignore_case(word, "BYSCORE") {
+                self.by = Some(Order::Score);
+            } else if self.by.is_none() && eq_ignore_case(word, "BYLEX") {
+                self.by = Some(Order::Lex);
             } else {
                 return Err(CommandError::Syntax);
             }
-            i += 1;
         }
-        Ok(o)
+        if self.limit.is_some_and(|(_, count)| count != -1) && self.order() == Order::Rank {
+            return Err(CommandError::Static(
+                "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX",
+            ));
+        }
+        if self.with_scores == Some(true) && self.by == Some(Order::Lex) {
+            return Err(CommandError::Static("ERR syntax error, WITHSCORES not supported in combination with BYLEX"));
+        }
+        Ok(self)
+    }
+
+    fn order(&self) -> Order {
+        self.by.unwrap_or(Order::Rank)
+    }
+
+    /// The query for `first` and `second` as they stand in the call: a reversed range names its higher end first.
+    fn query<'a>(&self, first: &'a [u8], second: &'a [u8]) -> Result<Query<'a>, CommandError> {
+        let reverse = self.reverse == Some(true);
+        let (min, max) = if reverse && self.order() != Order::Rank { (second, first) } else { (first, second) };
+        let by = match self.order() {
+            Order::Rank => By::rank(min, max)?,
+            Order::Score => By::score(min, max)?,
+            Order::Lex => By::lex(min, max)?,
+        };
+        Ok(Query { by, reverse, limit: self.limit.filter(|_| self.order() != Order::Rank) })
     }
 }
 
-/// ZRANGE and ZRANGESTORE, whose source key is argument `at`.
-fn full_query<'a>(ctx: &Ctx<'a>, at: usize, store: bool) -> Result<(Query<'a>, bool), CommandError> {
-    let options = Options::parse(ctx, at + 3, true, !store)?;
-    if options.limit.is_some() && !options.by_score && !options.by_lex {
-        return Err(CommandError::Static(
-            "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX",
-        ));
-    }
-    if options.with_scores && options.by_lex {
-        return Err(CommandError::Static("ERR syntax error, WITHSCORES not supported in combination with BYLEX"));
-    }
-    let (mut min, mut max) = (ctx.args.at(at + 1), ctx.args.at(at + 2));
-    if options.reverse && (options.by_score || options.by_lex) {
-        (min, max) = (max, min);
-    }
-    let by = match (options.by_score, options.by_lex) {
-        (true, true) => return Err(CommandError::Syntax),
-        (true, false) => By::score(min, max)?,
-        (false, true) => By::lex(min, max)?,
-        (false, false) => By::rank(min, max)?,
-    };
-    Ok((Query { by, reverse: options.reverse, limit: options.limit }, options.with_scores))
+/// A command that replies a range of the key of argument 1.
+fn reply_range(ctx: &mut Ctx<'_>, options: Options) -> CommandResult {
+    let options = options.parse(ctx, 4)?;
+    options.query(ctx.args.at(2), ctx.args.at(3))?.reply(ctx, options.with_scores == Some(true))
 }
 
 pub(super) fn zrange(ctx: &mut Ctx<'_>) -> CommandResult {
-    let (query, with_scores) = full_query(ctx, 1, false)?;
-    query.reply(ctx, with_scores)
+    reply_range(ctx, Options { by: None, reverse: None, with_scores: Some(false), limit: None })
+}
+
+/// The commands that are older than ZRANGE's options.
+fn old_range(ctx: &mut Ctx<'_>, by: Order, reverse: bool) -> CommandResult {
+    reply_range(ctx, Options { by: Some(by), reverse: Some(reverse), with_scores: Some(false), limit: None })
+}
+
+pub(super) fn zrevrange(ctx: &mut Ctx<'_>) -> CommandResult {
+    old_range(ctx, Order::Rank, true)
+}
+
+pub(super) fn zrangebyscore(ctx: &mut Ctx<'_>) -> CommandResult {
+    old_range(ctx, Order::Score, false)
+}
+
+pub(super) fn zrevrangebyscore(ctx: &mut Ctx<'_>) -> CommandResult {
+    old_range(ctx, Order::Score, true)
+}
+
+pub(super) fn zrangebylex(ctx: &mut Ctx<'_>) -> CommandResult {
+    old_range(ctx, Order::Lex, false)
+}
+
+pub(super) fn zrevrangebylex(ctx: &mut Ctx<'_>) -> CommandResult {
+    old_range(ctx, Order::Lex, true)
 }
 
 pub(super) fn zrangestore(ctx: &mut Ctx<'_>) -> CommandResult {
-    let (query, _) = full_query(ctx, 2, true)?;
+    let options = Options { by: None, reverse: None, with_scores: None, limit: None }.parse(ctx, 5)?;
+    let query = options.query(ctx.args.at(3), ctx.args.at(4))?;
     let limits = ctx.limits;
     let mut result = ZSet::new(limits);
-    for (member, score) in query.members(ctx, ctx.args.at(2))? {
-        result.insert(&member, score, limits);
+    if let Some(zset) = ctx.keys.get::<ZSet>(ctx.args.at(2))? {
+        query.for_each(zset, query.ranks(zset), |member, score| {
+            result.insert(member, score, limits);
+        });
     }
     ctx.out.len_int(result.len());
     ctx.keys.put(ctx.args.at(1), result);
     Ok(())
-}
-
-pub(super) fn zrevrange(ctx: &mut Ctx<'_>) -> CommandResult {
-    let options = Options::parse(ctx, 4, false, true)?;
-    if options.limit.is_some() {
-        return Err(CommandError::Static(
-            "ERR syntax error, LIMIT is only supported in combination with either BYSCORE or BYLEX",
-        ));
-    }
-    let by = By::rank(ctx.args.at(2), ctx.args.at(3))?;
-    Query { by, reverse: true, limit: None }.reply(ctx, options.with_scores)
-}
-
-/// The four older commands: arguments 2 and 3 are min and max, or the other way round in reverse.
-fn old_query(ctx: &mut Ctx<'_>, reverse: bool, lex: bool) -> CommandResult {
-    let (min, max) = if reverse { (3, 2) } else { (2, 3) };
-    let (min, max) = (ctx.args.at(min), ctx.args.at(max));
-    let options = Options::parse(ctx, 4, false, !lex)?;
-    let by = if lex { By::lex(min, max)? } else { By::score(min, max)? };
-    Query { by, reverse, limit: options.limit }.reply(ctx, options.with_scores)
-}
-
-pub(super) fn zrangebyscore(ctx: &mut Ctx<'_>) -> CommandResult {
-    old_query(ctx, false, false)
-}
-
-pub(super) fn zrevrangebyscore(ctx: &mut Ctx<'_>) -> CommandResult {
-    old_query(ctx, true, false)
-}
-
-pub(super) fn zrangebylex(ctx: &mut Ctx<'_>) -> CommandResult {
-    old_query(ctx, false, true)
-}
-
-pub(super) fn zrevrangebylex(ctx: &mut Ctx<'_>) -> CommandResult {
-    old_query(ctx, true, true)
 }
 
 fn count(ctx: &mut Ctx<'_>, by: By<'_>) -> CommandResult {
