@@ -150,6 +150,16 @@ fn hashes() {
 }
 
 #[test]
+fn lists() {
+    check(include_str!("../../../tests/transcripts/lists.txt"));
+}
+
+#[test]
 fn sets() {
     check(include_str!("../../../tests/transcripts/sets.txt"));
+}
+
+#[test]
+fn zsets() {
+    check(include_str!("../../../tests/transcripts/zsets.txt"));
 }

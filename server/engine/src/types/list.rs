@@ -52,6 +52,7 @@ fn has_room(node: &Listpack, value: &[u8], limits: &Limits) -> bool {
     }
 }
 
+#[expect(clippy::len_without_is_empty, reason = "`Kind` has it")]
 impl List {
     pub fn len(&self) -> usize {
         self.len
@@ -289,7 +290,7 @@ mod tests {
                         prop_assert_eq!(list.get(at).map(|i| i.bytes().into_owned()), want.clone());
                         if let Some(value) = want {
                             prop_assert_eq!(list.remove_value(End::Right, &value, 1), 1);
-                            let last = model.iter().rposition(|v| *v == value).unwrap();
+                            let last = model.iter().rposition(|v| *v == value).expect("it was read there");
                             model.remove(last);
                         }
                     }
