@@ -42,6 +42,9 @@ impl fmt::Display for ReplId {
 }
 
 /// The history of one data set. Its offset is the log's end.
+///
+/// Under one id there is one sequence of bytes. So whoever begins to write - promoted, or started as a master from a
+/// file - takes a new id first ([`History::shift`]); who only follows keeps the id of what it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct History {
     pub id: ReplId,
@@ -89,57 +92,46 @@ impl History {
         Psync::Continue { from }
     }
 
-    /// Begins a new history at `end`; the old one stays valid up to there (R7).
+    /// Begins a new history at `end`; the old one stays valid up to there (R7; Redis: REPLICAOF NO ONE).
     pub fn shift(&mut self, id: ReplId, end: u64) {
         (self.second, self.second_offset) = (self.id, Some(end));
         self.id = id;
     }
 
-    /// The master of this history was promoted: `+CONTINUE <id>`.
+    /// `+CONTINUE <id>`: the master goes on with this history under another id (it was promoted). `end` is where this
+    /// instance continues. Its own replicas are to be disconnected then, so that they learn of the id too.
     pub fn renamed(&mut self, id: ReplId, end: u64) {
         if id != self.id {
             self.shift(id, end);
         }
     }
-}
 
-/// What the history fence compares.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FenceView {
-    pub keys: u64,
-    pub epoch: u64,
-}
+    /// A full resync: nothing is left of what was before.
+    pub fn replaced(&mut self, id: ReplId, epoch: u64) {
+        *self = Self { epoch, ..Self::new(id) };
+    }
 
-impl FenceView {
-    /// Decides whether this instance's data may be replaced by a full resync from a master of unknown history
-    /// (DESIGN section 4, FAILOVER R8). `Err`: the reason to refuse, for `master_sync_refused`.
-    ///
-    /// Histories come first: a master whose data holds a later epoch mark than ours, and that is not empty, is accepted.
-    /// Otherwise an empty master never replaces data, nor does one with less than a tenth of our keys when we have more
-    /// than a thousand.
-    pub fn judge(self, offered: FenceView) -> Result<(), &'static str> {
-        if self.keys == 0 {
-            return Ok(());
-        }
-        if offered.keys == 0 {
-            return Err("empty-master");
-        }
-        if offered.epoch > self.epoch {
-            return Ok(());
-        }
-        if offered.epoch < self.epoch {
-            return Err("older-history");
-        }
-        if self.keys > 1000 && offered.keys < self.keys / 10 {
-            return Err("much-smaller-master");
-        }
-        Ok(())
+    /// An epoch mark was applied (R7): this data holds everything that came before that reign.
+    pub fn marked(&mut self, epoch: u64) {
+        self.epoch = self.epoch.max(epoch);
+    }
+
+    /// INFO's `second_repl_offset`: the first byte that is not of the second history, counted from 1; -1: none.
+    pub fn second_repl_offset(&self) -> i64 {
+        self.second_offset.map_or(-1, |offset| i64::try_from(offset).map_or(i64::MAX, |offset| offset.saturating_add(1)))
+    }
+
+    /// The arguments of the PSYNC by which this instance asks a master to go on from `end`.
+    pub fn request(&self, end: u64) -> (ReplId, u64) {
+        (self.id, end + 1)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Log;
+    use proptest::prelude::*;
 
     fn id(n: u8) -> ReplId {
         ReplId::from_random([n; 20])
@@ -169,13 +161,138 @@ mod tests {
     }
 
     #[test]
-    fn the_fence_never_lets_nothing_replace_data() {
-        let view = |keys, epoch| FenceView { keys, epoch };
-        assert_eq!(view(0, 5).judge(view(0, 0)), Ok(()));
-        assert_eq!(view(1, 0).judge(view(0, 9)), Err("empty-master"));
-        assert_eq!(view(10, 3).judge(view(1, 4)), Ok(()));
-        assert_eq!(view(10, 3).judge(view(10, 2)), Err("older-history"));
-        assert_eq!(view(5000, 0).judge(view(100, 0)), Err("much-smaller-master"));
-        assert_eq!(view(5000, 0).judge(view(4000, 0)), Ok(()));
+    fn ids_read_back_and_what_is_not_one_is_refused() {
+        assert_eq!(ReplId::parse(id(0xA5).as_str().as_bytes()), Some(id(0xA5)));
+        for bad in ["", "?", "0123", &"g".repeat(40), &"a".repeat(41)] {
+            assert_eq!(ReplId::parse(bad.as_bytes()), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_rename_keeps_the_old_id_and_the_same_name_changes_nothing() {
+        let mut history = History::new(id(1));
+        history.renamed(id(1), 10);
+        assert_eq!((history.second_offset, history.second_repl_offset()), (None, -1));
+        history.renamed(id(2), 10);
+        assert_eq!((history.id, history.second, history.second_repl_offset()), (id(2), id(1), 11));
+        history.marked(4);
+        history.marked(3);
+        assert_eq!(history.epoch, 4, "an older mark that is read again takes nothing back");
+        history.replaced(id(3), 0);
+        assert_eq!(history, History::new(id(3)));
+    }
+
+    /// Instances that follow, write and are promoted in any order, without anything that keeps two from being master.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Write { at: usize, byte: u8, n: usize },
+        Promote { at: usize },
+        Sync { replica: usize, master: usize, up_to: usize },
+        Forget { at: usize, backlog: u64 },
+        Save { at: usize },
+        Restart { at: usize },
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let at = 0usize..4;
+        prop_oneof![
+            4 => (at.clone(), any::<u8>(), 1usize..20).prop_map(|(at, byte, n)| Step::Write { at, byte, n }),
+            1 => at.clone().prop_map(|at| Step::Promote { at }),
+            4 => (at.clone(), at.clone(), 0usize..60)
+                .prop_map(|(replica, master, up_to)| Step::Sync { replica, master, up_to }),
+            1 => (at.clone(), 0u64..100).prop_map(|(at, backlog)| Step::Forget { at, backlog }),
+            1 => at.clone().prop_map(|at| Step::Save { at }),
+            1 => at.prop_map(|at| Step::Restart { at }),
+        ]
+    }
+
+    struct Node {
+        history: History,
+        log: Log,
+        /// Everything from offset 0 on: what the data set is made of.
+        data: Vec<u8>,
+        /// It may write: it is not a replica.
+        master: bool,
+        /// The id and the data of its last RDB.
+        saved: (ReplId, Vec<u8>),
+    }
+
+    impl Node {
+        fn promote(&mut self, id: ReplId) {
+            self.history.shift(id, self.log.end());
+            self.master = true;
+        }
+
+        /// What was not saved is lost; a master goes on in a history of its own, or it would tell another story under
+        /// the old name.
+        fn restart(&mut self, id: ReplId) {
+            let (saved_id, data) = self.saved.clone();
+            self.history.replaced(saved_id, 0);
+            self.log.reset(data.len() as u64);
+            self.data = data;
+            if self.master {
+                self.promote(id);
+            }
+        }
+    }
+
+    fn sync(nodes: &mut [Node], replica: usize, master: usize, up_to: usize) -> Result<(), TestCaseError> {
+        let (asked, next) = nodes[replica].history.request(nodes[replica].log.end());
+        let (history, data) = (nodes[master].history, nodes[master].data.clone());
+        let source = &nodes[master].log;
+        let answer = history.psync(asked.as_str().as_bytes(), next as i64, source.end(), |o| source.contains(o));
+        let node = &mut nodes[replica];
+        node.master = false;
+        match answer {
+            Psync::Continue { from } => {
+                prop_assert_eq!(from, node.log.end());
+                prop_assert!(data.starts_with(&node.data), "a partial resync joined two histories");
+                node.history.renamed(history.id, from);
+                let more = &data[node.data.len()..];
+                let more = &more[..up_to.min(more.len())];
+                node.log.append(more);
+                node.data.extend_from_slice(more);
+            }
+            Psync::Full(_) => {
+                node.history.replaced(history.id, history.epoch);
+                node.log.reset(data.len() as u64);
+                node.data = data;
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(400))]
+        /// Whatever is promoted, written on two sides and synced: a partial resync only ever continues a true prefix.
+        #[test]
+        fn psync_never_joins_two_histories(steps in prop::collection::vec(step(), 1..120)) {
+            let mut next_id = 10u8;
+            let mut nodes: Vec<Node> = (1..=4).map(|n| Node {
+                history: History::new(id(n)),
+                log: Log::new(0, 100, 100),
+                data: Vec::new(),
+                master: true,
+                saved: (id(n), Vec::new()),
+            }).collect();
+            for step in steps {
+                next_id += 1;
+                match step {
+                    Step::Write { at, byte, n } if nodes[at].master => {
+                        let bytes = vec![byte; n];
+                        nodes[at].log.append(&bytes);
+                        nodes[at].data.extend(bytes);
+                    }
+                    Step::Promote { at } if !nodes[at].master => nodes[at].promote(id(next_id)),
+                    Step::Save { at } => nodes[at].saved = (nodes[at].history.id, nodes[at].data.clone()),
+                    Step::Restart { at } => nodes[at].restart(id(next_id)),
+                    Step::Sync { replica, master, up_to } if replica != master => {
+                        sync(&mut nodes, replica, master, up_to)?;
+                    }
+                    Step::Forget { at, backlog } => nodes[at].log.resize(backlog, backlog),
+                    Step::Write { .. } | Step::Promote { .. } | Step::Sync { .. } => {}
+                }
+            }
+        }
     }
 }

@@ -11,11 +11,13 @@
 #![forbid(unsafe_code)]
 
 pub mod acks;
+pub mod fence;
 pub mod history;
 pub mod log;
 pub mod role;
 
 pub use acks::{Ack, Acks};
-pub use history::{FenceView, History, Psync, ReplId};
+pub use fence::FenceView;
+pub use history::{History, Psync, ReplId};
 pub use log::{CutOff, Log, ReaderId};
 pub use role::{Durable, Refusal, Role, RoleState};
