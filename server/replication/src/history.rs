@@ -118,7 +118,8 @@ impl History {
 
     /// INFO's `second_repl_offset`: the first byte that is not of the second history, counted from 1; -1: none.
     pub fn second_repl_offset(&self) -> i64 {
-        self.second_offset.map_or(-1, |offset| i64::try_from(offset).map_or(i64::MAX, |offset| offset.saturating_add(1)))
+        self.second_offset
+            .map_or(-1, |offset| i64::try_from(offset).map_or(i64::MAX, |offset| offset.saturating_add(1)))
     }
 
     /// The arguments of the PSYNC by which this instance asks a master to go on from `end`.
