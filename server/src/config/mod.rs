@@ -111,7 +111,7 @@ parameters! {
     "metrics-port" metrics_port: i64 = 0, Start, (0, 65535);
     "managed" managed: bool = false, Start;
     "managed-lease-ms" managed_lease_ms: i64 = 2000, Start, (100, 600_000);
-    "hash-max-listpack-entries" / "hash-max-ziplist-entries" hash_max_listpack_entries: i64 = 128, Live, (0, i64::MAX);
+    "hash-max-listpack-entries" / "hash-max-ziplist-entries" hash_max_listpack_entries: i64 = 512, Live, (0, i64::MAX);
     "hash-max-listpack-value" / "hash-max-ziplist-value" hash_max_listpack_value: Memory = Memory(64), Live;
     "set-max-intset-entries" set_max_intset_entries: i64 = 512, Live, (0, i64::MAX);
     "set-max-listpack-entries" set_max_listpack_entries: i64 = 128, Live, (0, i64::MAX);
