@@ -100,10 +100,12 @@ impl Link<'_> {
     async fn fill(&mut self) -> Result<usize, LinkError> {
         self.check_changed()?;
         let (limit, server) = (self.limit(), Arc::clone(self.server));
-        let Some(stream) = self.stream.as_mut() else { return Err(io::Error::from(ErrorKind::NotConnected).into()) };
-        let n = tokio::select! {
-            n = timeout(limit, stream.read_buf(&mut self.buf)) => n.map_err(|_| LinkError::Timeout)??,
-            () = server.repl.target_changed.notified() => 0,
+        let n = loop {
+            let Some(stream) = self.stream.as_mut() else { return Err(io::Error::from(ErrorKind::NotConnected).into()) };
+            tokio::select! {
+                n = timeout(limit, stream.read_buf(&mut self.buf)) => break n.map_err(|_| LinkError::Timeout)??,
+                () = server.repl.target_changed.notified() => self.check_changed()?,
+            }
         };
         self.check_changed()?;
         if n == 0 {
