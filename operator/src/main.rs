@@ -1,3 +1,32 @@
-//! The operator binary.
+//! `replicated-redis-operator`
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(version, about = "Runs ReplicatedRedis: one master, its replicas, and the failover between them.")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Print the CustomResourceDefinition of ReplicatedRedis as YAML.
+    Crd,
+}
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Crd => operator::api::crd_yaml().map(|yaml| print!("{yaml}")),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}

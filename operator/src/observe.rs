@@ -1,0 +1,128 @@
+//! What is seen of a cluster at one moment: plain values, whoever collected them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::record::Record;
+
+/// A `REPLICATED STATUS` reply.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Status {
+    pub incarnation: String,
+    pub volume: String,
+    pub promised: u64,
+    pub role: Role,
+    pub role_epoch: u64,
+    pub history_epoch: u64,
+    pub offset: u64,
+    pub complete: bool,
+    pub has_data: bool,
+    pub loading: bool,
+    pub syncing: bool,
+    pub writable: bool,
+    pub lease_left_ms: u64,
+    pub grant_left_ms: u64,
+    pub master_port: u16,
+    pub master_host: String,
+    pub link_up: bool,
+    pub caught_up: bool,
+    pub sync_refused: String,
+    pub paused: bool,
+    pub token: u64,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Role {
+    #[default]
+    Awaiting,
+    Master,
+    Replica,
+}
+
+impl Status {
+    /// Reads the reply's fields. `Err` names the field that is missing or is not what it should be.
+    pub fn from_fields<'f>(get: impl Fn(&str) -> Option<&'f str>) -> Result<Self, String> {
+        let text = |name: &str| get(name).ok_or_else(|| format!("REPLICATED STATUS lacks {name}"));
+        let number = |name: &str| {
+            text(name)?.parse::<u64>().map_err(|_| format!("REPLICATED STATUS: {name} is no number"))
+        };
+        let flag = |name: &str| Ok::<_, String>(text(name)? == "1");
+        Ok(Self {
+            incarnation: text("incarnation")?.into(),
+            volume: text("volume")?.into(),
+            promised: number("promised")?,
+            role: match text("role")? {
+                "master" => Role::Master,
+                "replica" => Role::Replica,
+                _ => Role::Awaiting,
+            },
+            role_epoch: number("role_epoch")?,
+            history_epoch: number("history_epoch")?,
+            offset: number("offset")?,
+            complete: flag("complete")?,
+            has_data: flag("has_data")?,
+            loading: flag("loading")?,
+            syncing: flag("syncing")?,
+            writable: flag("writable")?,
+            lease_left_ms: number("lease_left_ms")?,
+            grant_left_ms: number("grant_left_ms")?,
+            master_port: u16::try_from(number("master_port")?).unwrap_or(0),
+            master_host: text("master_host")?.into(),
+            link_up: text("link")? == "up",
+            caught_up: flag("caught_up")?,
+            sync_refused: text("sync_refused")?.into(),
+            paused: flag("paused")?,
+            token: number("token")?,
+        })
+    }
+}
+
+/// One instance.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Instance {
+    /// A process (or a container) is running now.
+    pub running: bool,
+    pub host: String,
+    pub port: u16,
+    /// The last answer of the process that is running now.
+    pub status: Option<Status>,
+    /// When the question was sent that `status` answers, ms of the operator's clock.
+    pub status_ms: u64,
+    /// Since when it does not answer, if it does not.
+    pub silent_since_ms: Option<u64>,
+}
+
+/// Everything that a plan is made from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Observed {
+    /// Wanted instances, the preferred master first.
+    pub wanted: Vec<String>,
+    pub quorum: u32,
+    pub automatic: bool,
+    pub failback: bool,
+    pub down_after_ms: u64,
+    pub lease_ms: u64,
+    /// This operator's own name, and when it wrote it into the record.
+    pub me: String,
+    pub holder_since_ms: Option<u64>,
+    /// When this operator last granted a lease to anybody.
+    pub last_grant_ms: Option<u64>,
+    /// Token of the request that the last lease answered.
+    pub last_token: u64,
+    pub record: Option<Record>,
+    pub instances: BTreeMap<String, Instance>,
+    /// Incarnations that are known to have ended (R5).
+    pub ended: BTreeSet<String>,
+    /// A person asked for a switchover, to this instance or to the best one.
+    pub switchover: Option<Option<String>>,
+    /// When the present election began, as this operator knows it.
+    pub election_since_ms: Option<u64>,
+    pub allow_data_loss: bool,
+}
+
+impl Observed {
+    /// The status of an instance if it is running and answers.
+    pub fn answering(&self, name: &str) -> Option<&Status> {
+        let instance = self.instances.get(name)?;
+        instance.status.as_ref().filter(|_| instance.running && instance.silent_since_ms.is_none())
+    }
+}

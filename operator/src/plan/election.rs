@@ -1,0 +1,217 @@
+//! R5 and R10: from the intent in the record to a new master in it.
+
+use super::{Order, Plan, SWITCHOVER_MS};
+use crate::observe::{Observed, Role, Status};
+use crate::record::{Holder, Member, Previous, Record, Target};
+
+/// An answer older than this does not show that an instance is alive at the moment of the choice, ms.
+const FRESH_MS: u64 = 1500;
+
+/// An instance that has promised the epoch that is being made.
+struct Promised<'o> {
+    name: &'o str,
+    status: &'o Status,
+    status_ms: u64,
+}
+
+/// One step of the election that the record's `target` announces.
+pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
+    let Some(target) = &record.target else { return };
+    let epoch = record.epoch;
+    plan.wake_ms = 50;
+    plan.summary = format!("electing a master of epoch {epoch}: {}", record.reason);
+    // Somebody has promised more: a former operator was ahead of this record.
+    let highest = o.instances.values().filter_map(|i| i.status.as_ref()).map(|s| s.promised).max().unwrap_or(0);
+    if highest > epoch {
+        return plan.write(Record { epoch: highest + 1, ..record.clone() });
+    }
+    let old = record.master.as_ref();
+    let old_status = old.and_then(|m| o.answering(&m.name).filter(|s| s.incarnation == m.incarnation));
+    let timed_out = o.election_since_ms.is_some_and(|since| now_ms.saturating_sub(since) > SWITCHOVER_MS);
+    match target {
+        Target::Named(name) if !timed_out => {
+            if !hand_over(o, old, old_status, name, epoch, plan) {
+                return;
+            }
+        }
+        // R10: on a time-out the old master goes on in the new epoch, if it wins it. R11: the present master goes on.
+        Target::Named(_) | Target::Members(..) => {
+            if let (Some(old), Some(status)) = (old, old_status) {
+                if status.promised < epoch {
+                    return plan.send(&old.name, Order::Promise { epoch });
+                }
+                if status.role_epoch < epoch && status.promised == epoch && !status.loading {
+                    return conclude(o, record, &old.name, status, plan);
+                }
+            }
+        }
+        Target::Pending => {}
+    }
+    // R5.2: promises from every member that answers.
+    for member in &record.members {
+        if let Some(status) = o.answering(&member.name).filter(|s| s.promised < epoch) {
+            let _ = status;
+            plan.send(&member.name, Order::Promise { epoch });
+        }
+    }
+    let promised: Vec<Promised<'_>> = record
+        .members
+        .iter()
+        .filter_map(|member| {
+            let status = o.answering(&member.name)?;
+            let instance = o.instances.get(&member.name)?;
+            // R5.4: what is alive at this moment, of the volume that is the member.
+            let fresh = now_ms.saturating_sub(instance.status_ms) <= FRESH_MS;
+            let counts = status.promised == epoch && status.role_epoch < epoch && status.volume == member.volume && fresh;
+            counts.then_some(Promised { name: &member.name, status, status_ms: instance.status_ms })
+        })
+        .collect();
+    let waited_for = record.members.iter().find(|m| {
+        o.answering(&m.name).is_some_and(|s| s.volume == m.volume && (s.promised < epoch || s.loading))
+    });
+    if let Some(member) = waited_for {
+        plan.summary = format!("waiting for the promise of {}", member.name);
+        return;
+    }
+    if let Err(reason) = fenced(o, record, &promised, now_ms) {
+        plan.summary = reason;
+        return;
+    }
+    if let Err(reason) = history_is_safe(record, &promised) {
+        plan.summary = reason;
+        return;
+    }
+    match choose(o, record, &promised, target) {
+        Ok(chosen) => conclude(o, record, chosen.name, chosen.status, plan),
+        Err(reason) => plan.summary = reason,
+    }
+}
+
+/// R10: the old master pauses its writes; `true` when the target holds all of them, or when there is no old master.
+fn hand_over(
+    o: &Observed,
+    old: Option<&Holder>,
+    old_status: Option<&Status>,
+    target: &str,
+    epoch: u64,
+    plan: &mut Plan,
+) -> bool {
+    let (Some(old), Some(status)) = (old, old_status) else { return true };
+    if status.promised >= epoch {
+        return true;
+    }
+    plan.wake_ms = 5;
+    if status.role != Role::Master {
+        return true;
+    }
+    if !status.paused {
+        plan.send(&old.name, Order::Handover { epoch: status.role_epoch, timeout_ms: SWITCHOVER_MS });
+        return false;
+    }
+    plan.summary = format!("waiting for {target} to hold everything up to offset {}", status.offset);
+    o.answering(target).is_some_and(|s| s.offset >= status.offset)
+}
+
+/// R5.2 *Fence* and R5.3: the old master takes no writes any more.
+fn fenced(o: &Observed, record: &Record, promised: &[Promised<'_>], now_ms: u64) -> Result<(), String> {
+    let Some(old) = &record.master else { return Ok(()) };
+    let own = promised.iter().any(|p| p.name == old.name && p.status.incarnation == old.incarnation);
+    if own || o.ended.contains(&old.incarnation) {
+        return Ok(());
+    }
+    let replicas = record.members.iter().filter(|m| m.name != old.name).count();
+    let lapsed = promised
+        .iter()
+        .filter(|p| p.name != old.name && p.status_ms + p.status.grant_left_ms <= now_ms)
+        .count();
+    let needed = replicas - replicas / 2;
+    if lapsed < needed.max(1) {
+        return Err(format!("waiting for the leases that replicas gave {} to run out ({lapsed} of {needed})", old.name));
+    }
+    let operator = o.last_grant_ms.max(o.holder_since_ms).unwrap_or(now_ms);
+    if operator + o.lease_ms > now_ms {
+        return Err(format!("waiting for the operator's lease of {} to run out", old.name));
+    }
+    Ok(())
+}
+
+/// R5.2 *History*: the answers contain every acknowledged quorum write.
+fn history_is_safe(record: &Record, promised: &[Promised<'_>]) -> Result<(), String> {
+    let complete = |members: &[Member], quorum: u32| {
+        if quorum == 0 {
+            return true;
+        }
+        let is_member = |p: &&Promised<'_>| members.iter().any(|m| m.name == p.name && m.volume == p.status.volume);
+        let n = promised.iter().filter(is_member).filter(|p| p.status.complete).count();
+        let own = record.master.as_ref().is_some_and(|m| {
+            promised.iter().any(|p| p.name == m.name && p.status.incarnation == m.incarnation && p.status.complete)
+        });
+        let all = members.iter().all(|m| promised.iter().any(|p| p.name == m.name));
+        // N − K + 1 of the N + 1 members.
+        n + quorum as usize >= members.len() || own || all
+    };
+    let previous = record.previous.as_ref().is_none_or(|p| complete(&p.members, p.quorum));
+    if complete(&record.members, record.quorum) && previous {
+        Ok(())
+    } else {
+        Err("too few complete members have answered to be sure of every acknowledged write".into())
+    }
+}
+
+/// R5.4 and R9: the highest history among all answers; if that one may not be chosen, nobody is.
+fn choose<'p, 'o>(
+    o: &Observed,
+    record: &Record,
+    promised: &'p [Promised<'o>],
+    target: &Target,
+) -> Result<&'p Promised<'o>, String> {
+    if !record.initialized {
+        if promised.len() < record.members.len() {
+            return Err("waiting for every member to answer before the first master is chosen".into());
+        }
+        let preferred = o.wanted.iter().find_map(|name| promised.iter().find(|p| p.name == name));
+        return preferred.ok_or_else(|| "no member may be chosen".into());
+    }
+    let wanted = match target {
+        Target::Named(name) => Some(name.as_str()),
+        Target::Pending | Target::Members(..) => None,
+    };
+    let rank = |p: &Promised<'o>| {
+        let place = o.wanted.iter().position(|w| w == p.name).unwrap_or(usize::MAX);
+        let is_old = record.master.as_ref().is_some_and(|m| m.name == p.name && m.incarnation == p.status.incarnation);
+        (p.status.history_epoch, p.status.offset, Some(p.name) == wanted, is_old, std::cmp::Reverse(place))
+    };
+    let best = promised.iter().filter(|p| p.status.has_data || o.allow_data_loss).max_by_key(|p| rank(p));
+    let Some(best) = best else {
+        return Err("NoMemberHasData: no reachable member holds data; bring one back, or say allow-data-loss".into());
+    };
+    if best.status.loading || best.status.syncing {
+        return Err(format!("waiting for {}, which has the highest history, to be whole", best.name));
+    }
+    Ok(best)
+}
+
+/// R5.5: the choice goes into the record; it is told afterwards.
+fn conclude(o: &Observed, record: &Record, name: &str, status: &Status, plan: &mut Plan) {
+    let (members, quorum) = match &record.target {
+        Some(Target::Members(members, quorum)) => (members.clone(), *quorum),
+        _ => (record.members.clone(), record.quorum),
+    };
+    // R11: with a quorum the change is settled when the new epoch's mark is held by K replicas.
+    let changed = members != record.members || quorum != record.quorum;
+    let previous = (changed && quorum.max(record.quorum) > 0)
+        .then(|| Previous { members: record.members.clone(), quorum: record.quorum });
+    plan.event(name, format!("master of epoch {}", record.epoch));
+    plan.write(Record {
+        master: Some(Holder { name: name.into(), incarnation: status.incarnation.clone() }),
+        members,
+        quorum,
+        previous,
+        target: None,
+        initialized: true,
+        ..record.clone()
+    });
+    let _ = o;
+    plan.summary = format!("{name} becomes master of epoch {}", record.epoch);
+    plan.wake_ms = 0;
+}

@@ -1,0 +1,324 @@
+//! What to do next: a pure function of what is seen. It decides roles by the rules of FAILOVER and by nothing else, and
+//! each part names its rule.
+//!
+//! A plan is a list of actions to be carried out in order, stopping at the first failure; then everything is looked at
+//! again. So nothing is remembered between two plans but the record, and an operator may die between any two actions.
+
+mod election;
+#[cfg(test)]
+mod tests;
+
+use crate::observe::{Observed, Role, Status};
+use crate::record::{Holder, Member, Record, Target};
+
+/// An order to an instance: one `REPLICATED …` command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Order {
+    Promise { epoch: u64 },
+    Promote { epoch: u64, incarnation: String, write_quorum: u32, volumes: Vec<String> },
+    Lease { epoch: u64, incarnation: String, duration_ms: u64, token: u64 },
+    Follow { host: String, port: u16, epoch: u64 },
+    Handover { epoch: u64, timeout_ms: u64 },
+    AcceptMaster,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Replace the record, if it is still the one that was observed.
+    WriteRecord(Box<Record>),
+    Send { instance: String, order: Order },
+    /// Run a wanted instance.
+    Start { instance: String },
+    /// End one that is not wanted and no member any more.
+    Stop { instance: String },
+    /// Tell the person who watches, once.
+    Event { subject: String, text: String },
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Plan {
+    pub actions: Vec<Action>,
+    /// Where the master endpoint leads; `None`: nowhere.
+    pub master: Option<String>,
+    /// Instances that the replicas endpoint leads to.
+    pub ready_replicas: Vec<String>,
+    /// Well, or what is waited for.
+    pub summary: String,
+    /// Look again after so many ms at the latest.
+    pub wake_ms: u64,
+}
+
+impl Plan {
+    fn send(&mut self, instance: &str, order: Order) {
+        self.actions.push(Action::Send { instance: instance.into(), order });
+    }
+
+    fn event(&mut self, subject: &str, text: impl Into<String>) {
+        self.actions.push(Action::Event { subject: subject.into(), text: text.into() });
+    }
+
+    fn write(&mut self, record: Record) {
+        self.actions.push(Action::WriteRecord(Box::new(record)));
+    }
+}
+
+/// How long a planned switchover may take before the old master goes on (R10), ms.
+pub const SWITCHOVER_MS: u64 = 5000;
+
+/// Decides what to do now.
+pub fn plan(o: &Observed, now_ms: u64) -> Plan {
+    let mut plan = Plan { wake_ms: o.lease_ms / 4, ..Plan::default() };
+    for name in &o.wanted {
+        if !o.instances.get(name).is_some_and(|i| i.running) {
+            plan.actions.push(Action::Start { instance: name.clone() });
+        }
+    }
+    let Some(record) = &o.record else {
+        first_record(o, &mut plan);
+        return plan;
+    };
+    if record.holder != o.me {
+        // R3: every later write of a former operator fails; from here on its last grants are counted.
+        plan.write(Record { holder: o.me.clone(), ..record.clone() });
+        plan.summary = "taking over from another operator".into();
+        return plan;
+    }
+    if record.target.is_some() {
+        election::step(o, record, now_ms, &mut plan);
+    } else {
+        reign(o, record, now_ms, &mut plan);
+    }
+    remove_unwanted(o, record, &mut plan);
+    plan
+}
+
+/// R9: the first record is made when all wanted instances have answered.
+fn first_record(o: &Observed, plan: &mut Plan) {
+    let mut members = Vec::new();
+    let (mut data, mut promised) = (false, 0);
+    for name in &o.wanted {
+        match o.answering(name) {
+            Some(status) if !status.loading => {
+                members.push(Member { name: name.clone(), volume: status.volume.clone() });
+                data |= status.has_data;
+                promised = promised.max(status.promised);
+            }
+            _ => {
+                plan.summary = format!("waiting for {name} to answer for the first time");
+                return;
+            }
+        }
+    }
+    plan.write(Record {
+        epoch: promised + 1,
+        members,
+        quorum: o.quorum,
+        holder: o.me.clone(),
+        // Data without a record: the record was lost, the data counts.
+        initialized: data,
+        target: Some(Target::Pending),
+        reason: "first start".into(),
+        ..Record::default()
+    });
+    plan.summary = "choosing the first master".into();
+}
+
+/// Begins an election: the intent goes into the record before anything else (R5.1).
+fn begin(plan: &mut Plan, record: &Record, target: Target, reason: &str, promised: u64) {
+    plan.event(record.master.as_ref().map_or("", |m| &m.name), format!("election begun: {reason}"));
+    plan.write(Record {
+        epoch: record.epoch.max(promised) + 1,
+        target: Some(target),
+        reason: reason.into(),
+        ..record.clone()
+    });
+    plan.summary = reason.into();
+    plan.wake_ms = 0;
+}
+
+/// No election is under way: the record's master reigns, or is to.
+fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
+    let Some(master) = &record.master else {
+        return begin(plan, record, Target::Pending, "there is no master", 0);
+    };
+    let highest = o.instances.values().filter_map(|i| i.status.as_ref()).map(|s| s.promised).max().unwrap_or(0);
+    if o.ended.contains(&master.incarnation) {
+        // R6: a process that has restarted is never granted the epoch of its former self.
+        return if o.automatic || record.members.len() == 1 {
+            begin(plan, record, Target::Pending, &format!("{} ended", master.name), highest)
+        } else {
+            plan.summary = format!("{} ended; failover is Manual: ask for a switchover", master.name);
+            if o.switchover.is_some() {
+                begin(plan, record, Target::Pending, "a person asked for it", highest);
+            }
+        };
+    }
+    let Some(status) = o.answering(&master.name) else {
+        return silent_master(o, record, master, now_ms, highest, plan);
+    };
+    if status.promised > record.epoch {
+        return begin(plan, record, Target::Pending, "the master has promised a higher epoch", status.promised);
+    }
+    if status.role != Role::Master || status.role_epoch != record.epoch {
+        // R5.5, R7: the record names it; now it is told.
+        let volumes = record.members.iter().map(|m| m.volume.clone()).collect();
+        let (epoch, incarnation) = (record.epoch, master.incarnation.clone());
+        if status.promised < epoch {
+            plan.send(&master.name, Order::Promise { epoch });
+        } else {
+            plan.send(&master.name, Order::Promote { epoch, incarnation, write_quorum: record.quorum, volumes });
+        }
+        plan.summary = format!("promoting {}", master.name);
+        plan.wake_ms = 0;
+        return;
+    }
+    plan.master = Some(master.name.clone());
+    lease(o, record, master, status, plan);
+    followers(o, record, master, plan);
+    if plan.summary.is_empty() {
+        plan.summary = "well".into();
+    }
+    change_of_plan(o, record, master, status, highest, plan);
+}
+
+/// R3: the operator grants to the record's master, in answer to a request that it has not answered yet.
+fn lease(o: &Observed, record: &Record, master: &Holder, status: &Status, plan: &mut Plan) {
+    if status.token > o.last_token && status.lease_left_ms < o.lease_ms * 3 / 4 {
+        let (epoch, incarnation) = (record.epoch, master.incarnation.clone());
+        plan.send(&master.name, Order::Lease { epoch, incarnation, duration_ms: o.lease_ms, token: status.token });
+    }
+}
+
+/// R8: everybody else follows.
+fn followers(o: &Observed, record: &Record, master: &Holder, plan: &mut Plan) {
+    let Some(at) = o.instances.get(&master.name) else { return };
+    for (name, instance) in &o.instances {
+        if *name == master.name {
+            continue;
+        }
+        let Some(status) = o.answering(name) else {
+            if o.wanted.contains(name) && plan.summary.is_empty() {
+                plan.summary = format!("{name} does not answer");
+            }
+            continue;
+        };
+        let told = status.role == Role::Replica
+            && status.role_epoch == record.epoch
+            && (status.master_host == at.host && status.master_port == at.port);
+        if !told && status.promised <= record.epoch && !status.loading {
+            let (host, port, epoch) = (at.host.clone(), at.port, record.epoch);
+            plan.send(name, Order::Follow { host, port, epoch });
+        }
+        if told && status.link_up {
+            plan.ready_replicas.push(name.clone());
+        } else if !status.sync_refused.is_empty() {
+            plan.summary = format!("{name} refuses the full resync: {}", status.sync_refused);
+        } else if plan.summary.is_empty() && instance.running {
+            plan.summary = format!("{name} is catching up");
+        }
+    }
+}
+
+/// A master whose end is not known: a time of silence, and its replicas as witnesses.
+fn silent_master(o: &Observed, record: &Record, master: &Holder, now_ms: u64, highest: u64, plan: &mut Plan) {
+    plan.summary = format!("{} does not answer", master.name);
+    plan.master = Some(master.name.clone());
+    let since = o.instances.get(&master.name).and_then(|i| i.silent_since_ms).unwrap_or(now_ms);
+    let silent_ms = now_ms.saturating_sub(since);
+    let others: Vec<&Status> =
+        record.members.iter().filter(|m| m.name != master.name).filter_map(|m| o.answering(&m.name)).collect();
+    let down = others.iter().filter(|s| !s.link_up).count();
+    if silent_ms < o.down_after_ms {
+        plan.wake_ms = plan.wake_ms.min(o.down_after_ms - silent_ms);
+    } else if o.automatic && !others.is_empty() && down * 2 > others.len() {
+        begin(plan, record, Target::Pending, &format!("{} does not answer, and its replicas have lost it", master.name), highest);
+    } else if down * 2 <= others.len() {
+        plan.summary = format!("{} does not answer here, but its replicas hear it", master.name);
+    }
+}
+
+/// What is wanted otherwise while all is well: members, quorum, a switchover, a failback.
+fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Status, highest: u64, plan: &mut Plan) {
+    if let Some(to) = &o.switchover {
+        return switchover(o, record, master, to.as_deref(), highest, plan);
+    }
+    if !status.writable {
+        return;
+    }
+    let is_member = |name: &str, volume: &str| record.members.iter().any(|m| m.name == name && m.volume == volume);
+    // The master's own instance is not wanted any more: the role moves first (R11).
+    if !o.wanted.contains(&master.name) {
+        return switchover(o, record, master, None, highest, plan);
+    }
+    // R11: one at a time. First who goes, then who comes, then the quorum.
+    let mut members = record.members.clone();
+    if let Some(at) = members.iter().position(|m| !o.wanted.contains(&m.name)) {
+        let gone = members.remove(at);
+        let reason = format!("{} is no member any more", gone.name);
+        return begin(plan, record, Target::Members(members, record.quorum), &reason, highest);
+    }
+    for name in o.wanted.iter().filter(|name| **name != master.name) {
+        let Some(status) = o.answering(name) else { continue };
+        let ready = status.caught_up && status.link_up && status.role_epoch == record.epoch;
+        if !is_member(name, &status.volume) && ready {
+            // A volume that was lost comes back as another member.
+            members.retain(|m| m.name != *name);
+            members.push(Member { name: name.clone(), volume: status.volume.clone() });
+            let reason = format!("{name} has become a member");
+            return begin(plan, record, Target::Members(members, record.quorum), &reason, highest);
+        }
+    }
+    if record.quorum != o.quorum && o.quorum as usize <= record.members.len() - 1 {
+        let quorum = if o.quorum > record.quorum { record.quorum + 1 } else { record.quorum - 1 };
+        return begin(plan, record, Target::Members(members, quorum), &format!("the write quorum becomes {quorum}"), highest);
+    }
+    let home = o.wanted.first();
+    if let Some(home) = home.filter(|home| o.failback && **home != master.name) {
+        let ready = o.answering(home).is_some_and(|s| s.link_up && s.caught_up && s.offset + (1 << 16) > status.offset);
+        if ready && is_member(home, &o.answering(home).map(|s| s.volume.clone()).unwrap_or_default()) {
+            begin(plan, record, Target::Named(home.clone()), &format!("failback to {home}"), highest);
+        }
+    }
+}
+
+/// R10: to the named instance, or to the most advanced replica.
+fn switchover(o: &Observed, record: &Record, master: &Holder, to: Option<&str>, highest: u64, plan: &mut Plan) {
+    let fit = |name: &str| {
+        record.members.iter().any(|m| m.name == name)
+            && o.wanted.iter().any(|w| w == name)
+            && o.answering(name).is_some_and(|s| s.link_up && s.caught_up && s.role_epoch == record.epoch)
+    };
+    let target = match to {
+        Some(name) if name == master.name => return,
+        Some(name) => Some(name.to_string()).filter(|n| fit(n)),
+        None => o
+            .wanted
+            .iter()
+            .filter(|name| **name != master.name && fit(name))
+            .max_by_key(|name| o.answering(name).map_or(0, |s| s.offset))
+            .cloned(),
+    };
+    match target {
+        Some(name) => {
+            let reason = format!("planned switchover to {name}");
+            begin(plan, record, Target::Named(name), &reason, highest);
+        }
+        None => {
+            plan.summary = match to {
+                Some(name) => format!("{name} cannot take over now: it is no member that has caught up"),
+                None => "no replica can take over now".into(),
+            }
+        }
+    }
+}
+
+/// Instances that are neither wanted nor members end.
+fn remove_unwanted(o: &Observed, record: &Record, plan: &mut Plan) {
+    for (name, instance) in &o.instances {
+        let member = record.members.iter().any(|m| m.name == *name);
+        let master = record.master.as_ref().is_some_and(|m| m.name == *name);
+        if instance.running && !o.wanted.contains(name) && !member && !master && record.target.is_none() {
+            plan.actions.push(Action::Stop { instance: name.clone() });
+        }
+    }
+}

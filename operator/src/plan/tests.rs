@@ -1,0 +1,340 @@
+//! Scenarios: what is seen, in a few words, and what is planned.
+
+use super::*;
+use crate::observe::Instance;
+use proptest::prelude::*;
+
+const NOW: u64 = 100_000;
+
+/// `name role promised/role_epoch history:offset [flags]`, one instance a line; a name alone is one that is down.
+fn observed(text: &str, record: Option<&str>) -> Observed {
+    let mut o = Observed {
+        automatic: true,
+        down_after_ms: 2000,
+        lease_ms: 2000,
+        me: "op".into(),
+        holder_since_ms: Some(0),
+        last_grant_ms: Some(0),
+        ..Observed::default()
+    };
+    for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let name = words[0].to_string();
+        o.wanted.push(name.clone());
+        let port = 7000 + o.wanted.len() as u16;
+        let mut instance = Instance { host: "h".into(), port, status_ms: NOW, ..Instance::default() };
+        if words.len() > 1 {
+            let pair = |w: &str, c: char| {
+                let (a, b) = w.split_once(c).unwrap();
+                (a.parse().unwrap(), b.parse().unwrap())
+            };
+            let (promised, role_epoch) = pair(words[2], '/');
+            let (history_epoch, offset) = pair(words[3], ':');
+            let has = |flag: &str| words[4..].contains(&flag);
+            instance.running = true;
+            instance.status = Some(Status {
+                incarnation: format!("i-{name}"),
+                volume: format!("v-{name}"),
+                promised,
+                role: match words[1] {
+                    "master" => Role::Master,
+                    "replica" => Role::Replica,
+                    _ => Role::Awaiting,
+                },
+                role_epoch,
+                history_epoch,
+                offset,
+                complete: !has("incomplete"),
+                has_data: !has("empty"),
+                loading: has("loading"),
+                syncing: has("syncing"),
+                writable: words[1] == "master" && !has("paused"),
+                lease_left_ms: 2000,
+                grant_left_ms: if has("granted") { 1500 } else { 0 },
+                master_port: 7001,
+                master_host: "h".into(),
+                link_up: words[1] == "replica" && !has("down"),
+                caught_up: !has("behind"),
+                paused: has("paused"),
+                token: 1,
+                ..Status::default()
+            });
+            if has("silent") {
+                instance.silent_since_ms = Some(NOW - 3000);
+            }
+        }
+        o.instances.insert(name, instance);
+    }
+    o.record = record.map(|record| {
+        let mut words = record.split_whitespace();
+        let epoch = words.next().unwrap().parse().unwrap();
+        let mut r = Record { epoch, holder: "op".into(), initialized: true, ..Record::default() };
+        r.members = o.wanted.iter().map(|n| Member { name: n.clone(), volume: format!("v-{n}") }).collect();
+        for word in words {
+            match word.split_once('=') {
+                Some(("master", name)) => {
+                    r.master = Some(Holder { name: name.into(), incarnation: format!("i-{name}") });
+                }
+                Some(("quorum", k)) => r.quorum = k.parse().unwrap(),
+                Some(("to", name)) => r.target = Some(Target::Named(name.into())),
+                None if word == "pending" => r.target = Some(Target::Pending),
+                None if word == "fresh" => r.initialized = false,
+                other => panic!("{other:?}"),
+            }
+        }
+        o.quorum = r.quorum;
+        r
+    });
+    o
+}
+
+fn show(plan: &Plan) -> String {
+    let mut lines: Vec<String> = plan
+        .actions
+        .iter()
+        .filter_map(|action| match action {
+            Action::WriteRecord(r) => Some(match (&r.target, &r.master) {
+                (Some(Target::Pending), _) => format!("intend {}", r.epoch),
+                (Some(Target::Named(to)), _) => format!("intend {} to {to}", r.epoch),
+                (Some(Target::Members(m, k)), _) => {
+                    let names: Vec<_> = m.iter().map(|m| m.name.as_str()).collect();
+                    format!("intend {} members {} quorum {k}", r.epoch, names.join(","))
+                }
+                (None, Some(m)) => format!("record {} master {}", r.epoch, m.name),
+                (None, None) => "record".into(),
+            }),
+            Action::Send { instance, order } => Some(match order {
+                Order::Promise { epoch } => format!("{instance}: promise {epoch}"),
+                Order::Promote { epoch, .. } => format!("{instance}: promote {epoch}"),
+                Order::Lease { epoch, .. } => format!("{instance}: lease {epoch}"),
+                Order::Follow { port, epoch, .. } => format!("{instance}: follow {port} {epoch}"),
+                Order::Handover { epoch, .. } => format!("{instance}: handover {epoch}"),
+                Order::AcceptMaster => format!("{instance}: acceptmaster"),
+            }),
+            Action::Start { instance } => Some(format!("start {instance}")),
+            Action::Stop { instance } => Some(format!("stop {instance}")),
+            Action::Event { .. } => None,
+        })
+        .collect();
+    lines.sort();
+    lines.join("; ")
+}
+
+fn check(o: &Observed, want: &str) {
+    let plan = plan(o, NOW);
+    assert_eq!(show(&plan), want, "summary: {}", plan.summary);
+}
+
+const HEALTHY: &str = "m master 1/1 1:100\n a replica 1/1 1:100\n b replica 1/1 1:90";
+
+#[test]
+fn healthy_there_is_nothing_to_do() {
+    let o = observed(HEALTHY, Some("1 master=m"));
+    check(&o, "");
+    let plan = plan(&o, NOW);
+    assert_eq!((plan.master.as_deref(), plan.ready_replicas.len(), plan.summary.as_str()), (Some("m"), 2, "well"));
+}
+
+#[test]
+fn r3_a_lease_is_renewed_once_per_request() {
+    let mut o = observed(HEALTHY, Some("1 master=m"));
+    o.instances.get_mut("m").unwrap().status.as_mut().unwrap().lease_left_ms = 1000;
+    check(&o, "m: lease 1");
+    o.last_token = 1;
+    check(&o, "");
+}
+
+#[test]
+fn r9_first_start_waits_for_everybody_and_prefers_the_first() {
+    check(&observed("m\n a awaiting 0/0 0:0 empty", None), "start m");
+    check(&observed("m awaiting 0/0 0:0 empty\n a awaiting 0/0 0:0 empty", None), "intend 1");
+    let promised = "m awaiting 1/0 0:0 empty\n a awaiting 1/0 0:0 empty";
+    check(&observed(promised, Some("1 pending fresh")), "record 1 master m");
+    check(&observed("m\n a awaiting 1/0 0:0 empty", Some("1 pending fresh")), "start m");
+}
+
+#[test]
+fn r5_a_master_that_ended_is_replaced_by_the_most_advanced_without_waiting() {
+    let mut o = observed("m\n a replica 1/1 1:100\n b replica 1/1 1:120", Some("1 master=m"));
+    o.ended.insert("i-m".into());
+    check(&o, "intend 2; start m");
+    let mut o = observed("m\n a replica 1/1 1:100\n b replica 1/1 1:120", Some("2 master=m pending"));
+    o.ended.insert("i-m".into());
+    check(&o, "a: promise 2; b: promise 2; start m");
+    let mut o = observed("m\n a replica 2/1 1:100 granted\n b replica 2/1 1:120 granted", Some("2 master=m pending"));
+    o.ended.insert("i-m".into());
+    check(&o, "record 2 master b; start m");
+}
+
+#[test]
+fn r7_the_record_comes_first_then_the_promotion_then_the_others_follow() {
+    let o = observed("m\n a replica 2/1 1:100\n b replica 2/1 1:120", Some("2 master=b"));
+    check(&o, "b: promote 2; start m");
+    let o = observed("m awaiting 1/0 1:90\n a replica 2/1 1:100\n b master 2/2 2:140", Some("2 master=b"));
+    check(&o, "a: follow 7003 2; m: follow 7003 2");
+}
+
+#[test]
+fn a_higher_mark_wins_over_a_higher_offset() {
+    let o = observed("m awaiting 3/0 1:900\n a awaiting 3/0 2:100\n b awaiting 3/0 2:90", Some("3 pending"));
+    check(&o, "record 3 master a");
+}
+
+#[test]
+fn r9_an_empty_instance_is_never_chosen_once_the_cluster_had_data() {
+    let o = observed("m awaiting 2/0 0:0 empty\n a awaiting 2/0 1:50", Some("2 pending"));
+    check(&o, "record 2 master a");
+    let o = observed("m awaiting 2/0 0:0 empty\n a awaiting 2/0 0:0 empty", Some("2 pending"));
+    check(&o, "");
+    assert!(plan(&o, NOW).summary.contains("NoMemberHasData"));
+    check(&Observed { allow_data_loss: true, ..o }, "record 2 master m");
+}
+
+#[test]
+fn r6_a_restarted_master_may_win_but_only_by_election() {
+    let mut o = observed("m awaiting 1/0 1:100\n a replica 1/1 1:90 down", Some("1 master=m"));
+    o.record.as_mut().unwrap().master.as_mut().unwrap().incarnation = "before".into();
+    o.ended.insert("before".into());
+    check(&o, "intend 2");
+    let mut o = observed("m awaiting 2/0 1:100\n a replica 2/1 1:90 down", Some("2 master=m pending"));
+    o.record.as_mut().unwrap().master.as_mut().unwrap().incarnation = "before".into();
+    o.ended.insert("before".into());
+    check(&o, "record 2 master m");
+}
+
+#[test]
+fn r5_silence_alone_moves_nothing_while_replicas_hear_the_master() {
+    let o = observed("m master 1/1 1:100 silent\n a replica 1/1 1:100\n b replica 1/1 1:100", Some("1 master=m"));
+    check(&o, "");
+    let o = observed("m master 1/1 1:100 silent\n a replica 1/1 1:100 down\n b replica 1/1 1:100 down", Some("1 master=m"));
+    check(&o, "intend 2");
+}
+
+#[test]
+fn r5_3_leases_are_waited_for_when_the_end_is_not_known() {
+    let text = "m master 1/1 1:100 silent\n a replica 2/1 1:100 down granted\n b replica 2/1 1:100 down granted";
+    check(&observed(text, Some("2 master=m pending")), "");
+    let text = text.replace("granted", "");
+    check(&observed(&text, Some("2 master=m pending")), "record 2 master a");
+    let mut o = observed(&text, Some("2 master=m pending"));
+    o.last_grant_ms = Some(NOW - 1000);
+    check(&o, "");
+    o.last_grant_ms = Some(NOW - 2000);
+    check(&o, "record 2 master a");
+    o.holder_since_ms = Some(NOW - 500);
+    check(&o, "");
+}
+
+#[test]
+fn r5_with_a_quorum_enough_complete_members_must_answer() {
+    let text = "m\n a replica 2/1 1:100\n b replica 2/1 1:90 incomplete";
+    let mut o = observed(text, Some("2 master=m pending quorum=1"));
+    o.ended.insert("i-m".into());
+    check(&o, "start m");
+    let mut o = observed(&text.replace("incomplete", ""), Some("2 master=m pending quorum=1"));
+    o.ended.insert("i-m".into());
+    check(&o, "record 2 master a; start m");
+}
+
+#[test]
+fn r10_a_switchover_pauses_then_waits_for_the_target_then_elects() {
+    let mut o = observed(HEALTHY, Some("1 master=m"));
+    o.switchover = Some(Some("b".into()));
+    check(&o, "intend 2 to b");
+    let o = observed(HEALTHY, Some("2 master=m to=b"));
+    check(&o, "m: handover 1");
+    let o = observed(&HEALTHY.replace("1:100\n a", "1:100 paused\n a"), Some("2 master=m to=b"));
+    check(&o, "");
+    let held = HEALTHY.replace("1:100\n a", "1:100 paused\n a").replace("1:90", "1:100");
+    check(&observed(&held, Some("2 master=m to=b")), "a: promise 2; b: promise 2; m: promise 2");
+    let promised = held.replace("1/1", "2/1");
+    check(&observed(&promised, Some("2 master=m to=b")), "record 2 master b");
+}
+
+#[test]
+fn r10_after_its_time_the_old_master_goes_on_in_the_new_epoch() {
+    let mut o = observed(&HEALTHY.replace("1:100\n a", "1:100 paused\n a"), Some("2 master=m to=b"));
+    o.election_since_ms = Some(NOW - SWITCHOVER_MS - 1);
+    check(&o, "m: promise 2");
+    let mut o = observed(&HEALTHY.replace("master 1/1", "master 2/1"), Some("2 master=m to=b"));
+    o.election_since_ms = Some(NOW - SWITCHOVER_MS - 1);
+    check(&o, "record 2 master m");
+}
+
+#[test]
+fn r11_a_new_replica_counts_after_an_election_that_the_present_master_wins() {
+    let mut o = observed(HEALTHY, Some("1 master=m"));
+    o.record.as_mut().unwrap().members.retain(|m| m.name != "b");
+    check(&o, "intend 2 members m,a,b quorum 0");
+    o.instances.get_mut("b").unwrap().status.as_mut().unwrap().caught_up = false;
+    check(&o, "");
+}
+
+#[test]
+fn r11_an_unwanted_replica_leaves_the_members_before_it_ends() {
+    let mut o = observed(HEALTHY, Some("1 master=m"));
+    o.wanted.pop();
+    check(&o, "intend 2 members m,a quorum 0");
+    o.record.as_mut().unwrap().members.pop();
+    check(&o, "stop b");
+}
+
+#[test]
+fn r11_the_masters_own_instance_is_not_removed_before_the_role_has_moved() {
+    let mut o = observed(HEALTHY, Some("1 master=m"));
+    o.wanted.remove(0);
+    check(&o, "intend 2 to a");
+}
+
+#[test]
+fn another_operator_in_the_record_is_taken_over_from_before_anything_else() {
+    let mut o = observed(HEALTHY, Some("1 master=m"));
+    o.record.as_mut().unwrap().holder = "other".into();
+    o.ended.insert("i-m".into());
+    check(&o, "record 1 master m");
+}
+
+#[test]
+fn an_election_behind_a_higher_promise_goes_on_with_the_next_epoch() {
+    let o = observed("m awaiting 5/0 1:1\n a awaiting 2/0 1:1", Some("2 pending"));
+    check(&o, "intend 6");
+}
+
+fn status() -> impl Strategy<Value = String> {
+    (0u8..3, 0u64..4, 0u64..4, 0u64..3, 0u64..5, prop::collection::vec(0u8..7, 0..3)).prop_map(|(role, p, e, h, off, flags)| {
+        let role = ["awaiting", "replica", "master"][usize::from(role)];
+        let names = ["empty", "loading", "syncing", "silent", "granted", "incomplete", "down"];
+        let flags: Vec<_> = flags.iter().map(|&f| names[usize::from(f)]).collect();
+        format!("{role} {}/{} {h}:{off} {}", p.max(e), e, flags.join(" "))
+    })
+}
+
+proptest! {
+    #[test]
+    fn whatever_is_seen_nobody_without_data_and_nobody_unfinished_is_chosen(
+        statuses in prop::collection::vec(prop::option::of(status()), 1..5),
+        epoch in 1u64..4, pending in any::<bool>(), ended in any::<bool>(), quorum in 0u32..2,
+    ) {
+        let text: Vec<_> = statuses.iter().enumerate().map(|(i, s)| format!("n{i} {}", s.clone().unwrap_or_default())).collect();
+        let mut o = observed(&text.join("\n"), Some(&format!("{epoch} master=n0 {} quorum={quorum}", if pending { "pending" } else { "" })));
+        if ended {
+            o.ended.insert("i-n0".into());
+        }
+        let plan = plan(&o, NOW);
+        let writes: Vec<_> = plan.actions.iter().filter_map(|a| match a { Action::WriteRecord(r) => Some(r), _ => None }).collect();
+        prop_assert!(writes.len() <= 1, "one write of the record at a time");
+        for r in writes {
+            prop_assert!(r.epoch >= epoch, "the epoch never goes back");
+            if let (true, None, Some(master)) = (pending, &r.target, &r.master) {
+                let s = o.instances[&master.name].status.as_ref().unwrap();
+                prop_assert!(s.has_data && !s.loading && !s.syncing && s.promised == r.epoch && s.role_epoch < r.epoch);
+                let better = o.instances.iter().any(|(n, i)| o.answering(n).is_some() && i.status.as_ref().is_some_and(|t| {
+                    t.promised == r.epoch && t.role_epoch < r.epoch && t.has_data && (t.history_epoch, t.offset) > (s.history_epoch, s.offset)
+                }));
+                prop_assert!(!better, "the highest history is chosen");
+            }
+        }
+        let promoted: Vec<_> = plan.actions.iter().filter(|a| matches!(a, Action::Send { order: Order::Promote { .. }, .. })).collect();
+        prop_assert!(promoted.is_empty() || (!pending && promoted.len() == 1), "only the record's master is promoted");
+    }
+}
