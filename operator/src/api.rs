@@ -168,7 +168,9 @@ pub fn parse_manifest(yaml: &str, origin: &str) -> Result<ReplicatedRedis, Manif
         }
     }
     if let Some(top) = given.as_object() {
-        if let Some(field) = top.keys().find(|k| !["apiVersion", "kind", "metadata", "spec", "status"].contains(&k.as_str())) {
+        if let Some(field) =
+            top.keys().find(|k| !["apiVersion", "kind", "metadata", "spec", "status"].contains(&k.as_str()))
+        {
             return Err(fail(format!("unknown field {field}; remove it or correct its name")));
         }
     }
@@ -186,7 +188,10 @@ pub fn parse_manifest(yaml: &str, origin: &str) -> Result<ReplicatedRedis, Manif
         )));
     }
     if !(0..=REPLICAS_MAX).contains(&parsed.spec.replicas) {
-        return Err(fail(format!("spec.replicas is {}; it must be between 0 and {REPLICAS_MAX}", parsed.spec.replicas)));
+        return Err(fail(format!(
+            "spec.replicas is {}; it must be between 0 and {REPLICAS_MAX}",
+            parsed.spec.replicas
+        )));
     }
     if parsed.spec.durability.write_quorum > parsed.spec.replicas.unsigned_abs() {
         return Err(fail(format!(
@@ -257,7 +262,8 @@ mod tests {
     fn the_committed_crd_is_up_to_date() {
         let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/crd.yaml");
         let committed = std::fs::read_to_string(path).unwrap_or_default();
-        let why = "manifests/crd.yaml is stale: run `cargo run -p replicated-redis-operator -- crd > manifests/crd.yaml`";
+        let why =
+            "manifests/crd.yaml is stale: run `cargo run -p replicated-redis-operator -- crd > manifests/crd.yaml`";
         assert!(committed == crd_yaml().unwrap(), "{why}");
     }
 

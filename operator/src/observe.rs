@@ -42,9 +42,8 @@ impl Status {
     /// Reads the reply's fields. `Err` names the field that is missing or is not what it should be.
     pub fn from_fields<'f>(get: impl Fn(&str) -> Option<&'f str>) -> Result<Self, String> {
         let text = |name: &str| get(name).ok_or_else(|| format!("REPLICATED STATUS lacks {name}"));
-        let number = |name: &str| {
-            text(name)?.parse::<u64>().map_err(|_| format!("REPLICATED STATUS: {name} is no number"))
-        };
+        let number =
+            |name: &str| text(name)?.parse::<u64>().map_err(|_| format!("REPLICATED STATUS: {name} is no number"));
         let flag = |name: &str| Ok::<_, String>(text(name)? == "1");
         Ok(Self {
             incarnation: text("incarnation")?.into(),

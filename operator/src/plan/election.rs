@@ -62,13 +62,15 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
             let instance = o.instances.get(&member.name)?;
             // R5.4: what is alive at this moment, of the volume that is the member.
             let fresh = now_ms.saturating_sub(instance.status_ms) <= FRESH_MS;
-            let counts = status.promised == epoch && status.role_epoch < epoch && status.volume == member.volume && fresh;
+            let counts =
+                status.promised == epoch && status.role_epoch < epoch && status.volume == member.volume && fresh;
             counts.then_some(Promised { name: &member.name, status, status_ms: instance.status_ms })
         })
         .collect();
-    let waited_for = record.members.iter().find(|m| {
-        o.answering(&m.name).is_some_and(|s| s.volume == m.volume && (s.promised < epoch || s.loading))
-    });
+    let waited_for = record
+        .members
+        .iter()
+        .find(|m| o.answering(&m.name).is_some_and(|s| s.volume == m.volume && (s.promised < epoch || s.loading)));
     if let Some(member) = waited_for {
         plan.summary = format!("waiting for the promise of {}", member.name);
         return;
@@ -120,13 +122,14 @@ fn fenced(o: &Observed, record: &Record, promised: &[Promised<'_>], now_ms: u64)
         return Ok(());
     }
     let replicas = record.members.iter().filter(|m| m.name != old.name).count();
-    let lapsed = promised
-        .iter()
-        .filter(|p| p.name != old.name && p.status_ms + p.status.grant_left_ms <= now_ms)
-        .count();
+    let lapsed =
+        promised.iter().filter(|p| p.name != old.name && p.status_ms + p.status.grant_left_ms <= now_ms).count();
     let needed = replicas - replicas / 2;
     if lapsed < needed.max(1) {
-        return Err(format!("waiting for the leases that replicas gave {} to run out ({lapsed} of {needed})", old.name));
+        return Err(format!(
+            "waiting for the leases that replicas gave {} to run out ({lapsed} of {needed})",
+            old.name
+        ));
     }
     let operator = o.last_grant_ms.max(o.holder_since_ms).unwrap_or(now_ms);
     if operator + o.lease_ms > now_ms {

@@ -26,13 +26,23 @@ pub enum Order {
 pub enum Action {
     /// Replace the record, if it is still the one that was observed.
     WriteRecord(Box<Record>),
-    Send { instance: String, order: Order },
+    Send {
+        instance: String,
+        order: Order,
+    },
     /// Run a wanted instance.
-    Start { instance: String },
+    Start {
+        instance: String,
+    },
     /// End one that is not wanted and no member any more.
-    Stop { instance: String },
+    Stop {
+        instance: String,
+    },
     /// Tell the person who watches, once.
-    Event { subject: String, text: String },
+    Event {
+        subject: String,
+        text: String,
+    },
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -231,7 +241,13 @@ fn silent_master(o: &Observed, record: &Record, master: &Holder, now_ms: u64, hi
     if silent_ms < o.down_after_ms {
         plan.wake_ms = plan.wake_ms.min(o.down_after_ms - silent_ms);
     } else if o.automatic && !others.is_empty() && down * 2 > others.len() {
-        begin(plan, record, Target::Pending, &format!("{} does not answer, and its replicas have lost it", master.name), highest);
+        begin(
+            plan,
+            record,
+            Target::Pending,
+            &format!("{} does not answer, and its replicas have lost it", master.name),
+            highest,
+        );
     } else if down * 2 <= others.len() {
         plan.summary = format!("{} does not answer here, but its replicas hear it", master.name);
     }
@@ -270,7 +286,13 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
     }
     if record.quorum != o.quorum && o.quorum as usize <= record.members.len() - 1 {
         let quorum = if o.quorum > record.quorum { record.quorum + 1 } else { record.quorum - 1 };
-        return begin(plan, record, Target::Members(members, quorum), &format!("the write quorum becomes {quorum}"), highest);
+        return begin(
+            plan,
+            record,
+            Target::Members(members, quorum),
+            &format!("the write quorum becomes {quorum}"),
+            highest,
+        );
     }
     let home = o.wanted.first();
     if let Some(home) = home.filter(|home| o.failback && **home != master.name) {

@@ -206,7 +206,8 @@ fn r6_a_restarted_master_may_win_but_only_by_election() {
 fn r5_silence_alone_moves_nothing_while_replicas_hear_the_master() {
     let o = observed("m master 1/1 1:100 silent\n a replica 1/1 1:100\n b replica 1/1 1:100", Some("1 master=m"));
     check(&o, "");
-    let o = observed("m master 1/1 1:100 silent\n a replica 1/1 1:100 down\n b replica 1/1 1:100 down", Some("1 master=m"));
+    let o =
+        observed("m master 1/1 1:100 silent\n a replica 1/1 1:100 down\n b replica 1/1 1:100 down", Some("1 master=m"));
     check(&o, "intend 2");
 }
 
@@ -301,12 +302,14 @@ fn an_election_behind_a_higher_promise_goes_on_with_the_next_epoch() {
 }
 
 fn status() -> impl Strategy<Value = String> {
-    (0u8..3, 0u64..4, 0u64..4, 0u64..3, 0u64..5, prop::collection::vec(0u8..7, 0..3)).prop_map(|(role, p, e, h, off, flags)| {
-        let role = ["awaiting", "replica", "master"][usize::from(role)];
-        let names = ["empty", "loading", "syncing", "silent", "granted", "incomplete", "down"];
-        let flags: Vec<_> = flags.iter().map(|&f| names[usize::from(f)]).collect();
-        format!("{role} {}/{} {h}:{off} {}", p.max(e), e, flags.join(" "))
-    })
+    (0u8..3, 0u64..4, 0u64..4, 0u64..3, 0u64..5, prop::collection::vec(0u8..7, 0..3)).prop_map(
+        |(role, p, e, h, off, flags)| {
+            let role = ["awaiting", "replica", "master"][usize::from(role)];
+            let names = ["empty", "loading", "syncing", "silent", "granted", "incomplete", "down"];
+            let flags: Vec<_> = flags.iter().map(|&f| names[usize::from(f)]).collect();
+            format!("{role} {}/{} {h}:{off} {}", p.max(e), e, flags.join(" "))
+        },
+    )
 }
 
 proptest! {

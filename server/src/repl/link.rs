@@ -101,7 +101,9 @@ impl Link<'_> {
         self.check_changed()?;
         let (limit, server) = (self.limit(), Arc::clone(self.server));
         let n = loop {
-            let Some(stream) = self.stream.as_mut() else { return Err(io::Error::from(ErrorKind::NotConnected).into()) };
+            let Some(stream) = self.stream.as_mut() else {
+                return Err(io::Error::from(ErrorKind::NotConnected).into());
+            };
             tokio::select! {
                 n = timeout(limit, stream.read_buf(&mut self.buf)) => break n.map_err(|_| LinkError::Timeout)??,
                 () = server.repl.target_changed.notified() => self.check_changed()?,
