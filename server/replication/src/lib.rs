@@ -11,13 +11,17 @@
 #![forbid(unsafe_code)]
 
 pub mod acks;
+pub mod failover;
 pub mod fence;
+pub mod gate;
 pub mod history;
 pub mod log;
 pub mod role;
 
 pub use acks::{Ack, Acks};
+pub use failover::Failover;
 pub use fence::FenceView;
+pub use gate::{Gate, Need, Released};
 pub use history::{History, Psync, ReplId};
 pub use log::{CutOff, Log, ReaderId};
 pub use role::{Durable, Refusal, Role, RoleState};
