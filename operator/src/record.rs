@@ -54,11 +54,11 @@ pub struct Member {
 #[serde(rename_all = "camelCase")]
 pub enum Target {
     /// Whoever has the highest history.
-    Pending,
+    Pending {},
     /// Preferred among equals, after the old master has handed over (R10).
-    Named(String),
+    Named { to: String },
     /// The present master goes on with these members and this quorum (R11).
-    Members(Vec<Member>, u32),
+    Members { members: Vec<Member>, quorum: u32 },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -29,13 +29,13 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
     let old_status = old.and_then(|m| o.answering(&m.name).filter(|s| s.incarnation == m.incarnation));
     let timed_out = o.election_since_ms.is_some_and(|since| now_ms.saturating_sub(since) > SWITCHOVER_MS);
     match target {
-        Target::Named(name) if !timed_out => {
+        Target::Named { to: name } if !timed_out => {
             if !hand_over(o, old, old_status, name, epoch, plan) {
                 return;
             }
         }
         // R10: on a time-out the old master goes on in the new epoch, if it wins it. R11: the present master goes on.
-        Target::Named(_) | Target::Members(..) => {
+        Target::Named { .. } | Target::Members { .. } => {
             if let (Some(old), Some(status)) = (old, old_status) {
                 if status.promised < epoch {
                     return plan.send(&old.name, Order::Promise { epoch });
@@ -45,7 +45,7 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
                 }
             }
         }
-        Target::Pending => {}
+        Target::Pending {} => {}
     }
     // R5.2: promises from every member that answers.
     for member in &record.members {
@@ -176,8 +176,8 @@ fn choose<'p, 'o>(
         return preferred.ok_or_else(|| "no member may be chosen".into());
     }
     let wanted = match target {
-        Target::Named(name) => Some(name.as_str()),
-        Target::Pending | Target::Members(..) => None,
+        Target::Named { to: name } => Some(name.as_str()),
+        Target::Pending {} | Target::Members { .. } => None,
     };
     let rank = |p: &Promised<'o>| {
         let place = o.wanted.iter().position(|w| w == p.name).unwrap_or(usize::MAX);
@@ -197,7 +197,7 @@ fn choose<'p, 'o>(
 /// R5.5: the choice goes into the record; it is told afterwards.
 fn conclude(o: &Observed, record: &Record, name: &str, status: &Status, plan: &mut Plan) {
     let (members, quorum) = match &record.target {
-        Some(Target::Members(members, quorum)) => (members.clone(), *quorum),
+        Some(Target::Members { members, quorum }) => (members.clone(), *quorum),
         _ => (record.members.clone(), record.quorum),
     };
     // R11: with a quorum the change is settled when the new epoch's mark is held by K replicas.

@@ -126,7 +126,7 @@ fn first_record(o: &Observed, plan: &mut Plan) {
         holder: o.me.clone(),
         // Data without a record: the record was lost, the data counts.
         initialized: data,
-        target: Some(Target::Pending),
+        target: Some(Target::Pending {}),
         reason: "first start".into(),
         ..Record::default()
     });
@@ -149,17 +149,17 @@ fn begin(plan: &mut Plan, record: &Record, target: Target, reason: &str, promise
 /// No election is under way: the record's master reigns, or is to.
 fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
     let Some(master) = &record.master else {
-        return begin(plan, record, Target::Pending, "there is no master", 0);
+        return begin(plan, record, Target::Pending {}, "there is no master", 0);
     };
     let highest = o.instances.values().filter_map(|i| i.status.as_ref()).map(|s| s.promised).max().unwrap_or(0);
     if o.ended.contains(&master.incarnation) {
         // R6: a process that has restarted is never granted the epoch of its former self.
         return if o.automatic || record.members.len() == 1 {
-            begin(plan, record, Target::Pending, &format!("{} ended", master.name), highest)
+            begin(plan, record, Target::Pending {}, &format!("{} ended", master.name), highest)
         } else {
             plan.summary = format!("{} ended; failover is Manual: ask for a switchover", master.name);
             if o.switchover.is_some() {
-                begin(plan, record, Target::Pending, "a person asked for it", highest);
+                begin(plan, record, Target::Pending {}, "a person asked for it", highest);
             }
         };
     }
@@ -167,7 +167,7 @@ fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
         return silent_master(o, record, master, now_ms, highest, plan);
     };
     if status.promised > record.epoch {
-        return begin(plan, record, Target::Pending, "the master has promised a higher epoch", status.promised);
+        return begin(plan, record, Target::Pending {}, "the master has promised a higher epoch", status.promised);
     }
     if status.role != Role::Master || status.role_epoch != record.epoch {
         // R5.5, R7: the record names it; now it is told.
@@ -244,7 +244,7 @@ fn silent_master(o: &Observed, record: &Record, master: &Holder, now_ms: u64, hi
         begin(
             plan,
             record,
-            Target::Pending,
+            Target::Pending {},
             &format!("{} does not answer, and its replicas have lost it", master.name),
             highest,
         );
@@ -271,7 +271,7 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
     if let Some(at) = members.iter().position(|m| !o.wanted.contains(&m.name)) {
         let gone = members.remove(at);
         let reason = format!("{} is no member any more", gone.name);
-        return begin(plan, record, Target::Members(members, record.quorum), &reason, highest);
+        return begin(plan, record, Target::Members { members, quorum: record.quorum }, &reason, highest);
     }
     for name in o.wanted.iter().filter(|name| **name != master.name) {
         let Some(status) = o.answering(name) else { continue };
@@ -281,7 +281,7 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
             members.retain(|m| m.name != *name);
             members.push(Member { name: name.clone(), volume: status.volume.clone() });
             let reason = format!("{name} has become a member");
-            return begin(plan, record, Target::Members(members, record.quorum), &reason, highest);
+            return begin(plan, record, Target::Members { members, quorum: record.quorum }, &reason, highest);
         }
     }
     if record.quorum != o.quorum && o.quorum as usize <= record.members.len() - 1 {
@@ -289,7 +289,7 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
         return begin(
             plan,
             record,
-            Target::Members(members, quorum),
+            Target::Members { members, quorum },
             &format!("the write quorum becomes {quorum}"),
             highest,
         );
@@ -298,7 +298,7 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
     if let Some(home) = home.filter(|home| o.failback && **home != master.name) {
         let ready = o.answering(home).is_some_and(|s| s.link_up && s.caught_up && s.offset + (1 << 16) > status.offset);
         if ready && is_member(home, &o.answering(home).map(|s| s.volume.clone()).unwrap_or_default()) {
-            begin(plan, record, Target::Named(home.clone()), &format!("failback to {home}"), highest);
+            begin(plan, record, Target::Named { to: home.clone() }, &format!("failback to {home}"), highest);
         }
     }
 }
@@ -323,7 +323,7 @@ fn switchover(o: &Observed, record: &Record, master: &Holder, to: Option<&str>, 
     match target {
         Some(name) => {
             let reason = format!("planned switchover to {name}");
-            begin(plan, record, Target::Named(name), &reason, highest);
+            begin(plan, record, Target::Named { to: name }, &reason, highest);
         }
         None => {
             plan.summary = match to {

@@ -76,8 +76,8 @@ fn observed(text: &str, record: Option<&str>) -> Observed {
                     r.master = Some(Holder { name: name.into(), incarnation: format!("i-{name}") });
                 }
                 Some(("quorum", k)) => r.quorum = k.parse().unwrap(),
-                Some(("to", name)) => r.target = Some(Target::Named(name.into())),
-                None if word == "pending" => r.target = Some(Target::Pending),
+                Some(("to", name)) => r.target = Some(Target::Named { to: name.into() }),
+                None if word == "pending" => r.target = Some(Target::Pending {}),
                 None if word == "fresh" => r.initialized = false,
                 other => panic!("{other:?}"),
             }
@@ -94,9 +94,9 @@ fn show(plan: &Plan) -> String {
         .iter()
         .filter_map(|action| match action {
             Action::WriteRecord(r) => Some(match (&r.target, &r.master) {
-                (Some(Target::Pending), _) => format!("intend {}", r.epoch),
-                (Some(Target::Named(to)), _) => format!("intend {} to {to}", r.epoch),
-                (Some(Target::Members(m, k)), _) => {
+                (Some(Target::Pending {}), _) => format!("intend {}", r.epoch),
+                (Some(Target::Named { to }), _) => format!("intend {} to {to}", r.epoch),
+                (Some(Target::Members { members: m, quorum: k }), _) => {
                     let names: Vec<_> = m.iter().map(|m| m.name.as_str()).collect();
                     format!("intend {} members {} quorum {k}", r.epoch, names.join(","))
                 }
