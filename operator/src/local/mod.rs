@@ -1,8 +1,10 @@
 //! Local mode.
+pub mod config;
 pub mod control;
 pub mod files;
 pub mod forward;
 pub mod link;
+pub mod metrics;
 pub mod ports;
 pub mod record_store;
 pub mod screen;

@@ -488,14 +488,21 @@ mod tests {
         assert!(!is_running(&launch));
         let (tx, mut events) = mpsc::channel(16);
         // Started by another: its operator was killed, and this test reaps it in init's place.
-        let mut former = std::process::Command::new("/bin/sleep").arg(own_argument).spawn().unwrap();
-        assert!(is_running(&launch));
+        let mut former = Command::new("/bin/sleep").arg(own_argument).kill_on_drop(true).spawn().unwrap();
+        let pid = former.id().unwrap();
+        // The kernel lets the parent go on a moment before the command line of the new program can be read.
+        timeout(SOON, async {
+            while !is_running(&launch) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        })
+        .await
+        .expect("it is found");
         assert!(!is_running(&Launch { args: vec!["1000".into()], ..launch.clone() }));
 
         let supervisor = Supervisor::start("x", launch.clone(), tx);
-        assert_eq!(next(&mut events).await, ProcessEvent::TakenOver { pid: former.id() });
-        former.kill().unwrap();
-        former.wait().unwrap();
+        assert_eq!(next(&mut events).await, ProcessEvent::TakenOver { pid });
+        former.kill().await.unwrap();
         assert!(matches!(next(&mut events).await, ProcessEvent::Ended { .. }));
         assert!(matches!(next(&mut events).await, ProcessEvent::Started { .. }));
         supervisor.stop(SOON).await;
