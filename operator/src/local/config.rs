@@ -81,7 +81,8 @@ pub fn check_extra(extra: &BTreeMap<String, String>) -> Result<(), ConfigError> 
 /// As [`check_extra`].
 pub fn render(config: &ServerConfig<'_>) -> Result<String, ConfigError> {
     check_extra(config.extra)?;
-    let mut lines = vec!["# Written by replicated-redis-operator at every start. Change the manifest instead.".to_string()];
+    let mut lines =
+        vec!["# Written by replicated-redis-operator at every start. Change the manifest instead.".to_string()];
     lines.extend(config.derived.iter().map(|(name, value)| directive(name, value)));
     lines.extend(config.extra.iter().map(|(name, value)| directive(name, value)));
     lines.push(directive("bind", "127.0.0.1"));
