@@ -11,11 +11,14 @@
 #![forbid(unsafe_code)]
 
 pub mod acks;
+pub mod durable;
 pub mod failover;
 pub mod fence;
 pub mod gate;
 pub mod history;
 pub mod log;
+pub mod orders;
+pub mod records;
 pub mod role;
 
 pub use acks::{Ack, Acks};
@@ -24,4 +27,6 @@ pub use fence::FenceView;
 pub use gate::{Gate, Need, Released};
 pub use history::{History, Psync, ReplId};
 pub use log::{CutOff, Log, ReaderId};
-pub use role::{Durable, Refusal, Role, RoleState};
+pub use orders::{Answer, Effect, Obeyed, Order};
+pub use records::Record;
+pub use role::{Durable, Refusal, Reign, Role, RoleState};
