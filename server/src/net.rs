@@ -363,16 +363,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         (at - start, None)
     }
 
-    /// Hashes the first arguments and brings their entries closer.
+    /// Hashes the first arguments and brings closer what the batch is going to touch.
     fn prefetch(&mut self) {
         self.hashes.clear();
         let keyspace = &self.server.keyspace;
-        for frame in &self.frames {
-            let args = Args::new(&self.input[frame.start..], &self.spans[frame.spans.0..frame.spans.1]);
-            self.hashes.push(args.get(1).map_or(0, |key| keyspace.hash(key)));
-        }
+        let args = |frame: &Frame| Args::new(&self.input[frame.start..], &self.spans[frame.spans.0..frame.spans.1]);
+        self.hashes.extend(self.frames.iter().map(|frame| args(frame).get(1).map_or(0, |key| keyspace.hash(key))));
         if self.frames.len() > 1 {
-            keyspace.prefetch(self.session.db, &self.hashes);
+            keyspace.prefetch(self.session.db, &self.hashes, |i| args(&self.frames[i]).get(2));
         }
     }
 

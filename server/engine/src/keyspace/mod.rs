@@ -27,6 +27,9 @@ const SHARD_SHIFT: u32 = 16;
 /// At most 2^10 shards.
 pub const SHARDS_MAX: usize = 1 << 10;
 
+/// Commands of a batch for which [`Keyspace::prefetch`] needs no allocation.
+const PREFETCHED: usize = 32;
+
 /// Flags of the connections that WATCH a key.
 type Watchers = SmallVec<[Arc<AtomicBool>; 2]>;
 
@@ -140,25 +143,53 @@ impl Keyspace {
         &self.shards[number]
     }
 
-    /// Brings the cache lines of a key's bucket, then of its entry, closer. Takes the lock only if it is free.
+    /// Brings closer what a batch of commands is going to touch, one step of each chain of pointers for all commands
+    /// at a time, so that the waits overlap: buckets, entries, collections, what is in them. `member` is the argument
+    /// behind a command's key. Takes a lock only if it is free.
     #[inline]
-    pub fn prefetch(&self, db: usize, hashes: &[u64]) {
-        if self.shards.len() == 1 {
-            if let Some(shard) = self.shards[0].try_lock() {
-                let table = &shard.dbs[db];
-                hashes.iter().for_each(|&h| table.prefetch_bucket(h));
-                hashes.iter().for_each(|&h| table.prefetch_entry(h));
+    pub fn prefetch<'m>(&self, db: usize, hashes: &[u64], member: impl Fn(usize) -> Option<&'m [u8]>) {
+        let all = || (0..hashes.len()).map(|i| (i, ()));
+        let mut objects = SmallVec::<[(usize, ()); PREFETCHED]>::new();
+        self.each_table(db, hashes, all(), |table, i, ()| table.prefetch_bucket(hashes[i]));
+        self.each_table(db, hashes, all(), |table, i, ()| table.prefetch_entry(hashes[i]));
+        self.each_table(db, hashes, all(), |table, i, ()| {
+            if table.prefetch_object(hashes[i]) {
+                objects.push((i, ()));
+            }
+        });
+        if objects.is_empty() {
+            return;
+        }
+        let mut members = SmallVec::<[(usize, u64); PREFETCHED]>::new();
+        self.each_table(db, hashes, objects.into_iter(), |table, i, ()| {
+            let object = table.likely_object(hashes[i]);
+            members.extend(object.and_then(|object| object.prefetch(member(i)?)).map(|hash| (i, hash)));
+        });
+        self.each_table(db, hashes, members.into_iter(), |table, i, hash| {
+            if let Some(object) = table.likely_object(hashes[i]) {
+                object.prefetch_member(hash);
+            }
+        });
+    }
+
+    /// Calls `f` with the table of each of these numbers' hashes, passing over shards that are locked.
+    #[inline]
+    fn each_table<T>(
+        &self,
+        db: usize,
+        hashes: &[u64],
+        numbers: impl Iterator<Item = (usize, T)>,
+        mut f: impl FnMut(&Table, usize, T),
+    ) {
+        if let [shard] = &self.shards[..] {
+            if let Some(shard) = shard.try_lock() {
+                numbers.for_each(|(i, it)| f(&shard.dbs[db], i, it));
             }
             return;
         }
-        for &hash in hashes {
-            if let Some(shard) = self.shards[self.shard_of(hash)].try_lock() {
-                shard.dbs[db].prefetch_bucket(hash);
-            }
-        }
-        for &hash in hashes {
-            if let Some(shard) = self.shards[self.shard_of(hash)].try_lock() {
-                shard.dbs[db].prefetch_entry(hash);
+        for (i, it) in numbers {
+            if let Some(shard) = self.shards[self.shard_of(hashes[i])].try_lock() {
+                f(&shard.dbs[db], i, it);
             }
         }
     }

@@ -14,7 +14,8 @@
 //! was not visited, so SCAN, the snapshot and active expiry, which all go by cursor, may see an entry twice after a
 //! split but never miss one.
 
-use super::entry::{EntryMut, EntryRef, Slot, prefetch};
+use super::entry::{EntryMut, EntryRef, Slot, ValueRef, prefetch};
+use crate::types::Object;
 
 const BUCKETS: usize = 64;
 const SLOTS: usize = 8;
@@ -159,12 +160,35 @@ impl Table {
 
     #[inline]
     pub fn prefetch_entry(&self, hash: u64) {
-        if let Some(segment) = self.segment_of(prefix(hash)) {
-            let tag = tag(hash);
-            if let Some(slot) = self.segments[segment].buckets.0[home(tag)].iter().flatten().find(|s| s.tag() == tag) {
-                slot.prefetch();
-            }
+        if let Some(slot) = self.likely(hash) {
+            slot.prefetch();
         }
+    }
+
+    /// Asks for the collection that the key of this hash holds; whether there is one. The entry should be at hand.
+    #[inline]
+    pub fn prefetch_object(&self, hash: u64) -> bool {
+        let object = self.likely_object(hash);
+        if let Some(object) = object {
+            prefetch(object);
+        }
+        object.is_some()
+    }
+
+    /// The collection that the key of this hash probably holds. A hint: the key itself is not compared.
+    #[inline]
+    pub fn likely_object(&self, hash: u64) -> Option<&Object> {
+        match self.likely(hash)?.get().value() {
+            ValueRef::Object(object) => Some(object),
+            ValueRef::Str(_) => None,
+        }
+    }
+
+    #[inline]
+    fn likely(&self, hash: u64) -> Option<&Slot> {
+        let segment = self.segment_of(prefix(hash))?;
+        let tag = tag(hash);
+        self.segments[segment].buckets.0[home(tag)].iter().flatten().find(|s| s.tag() == tag)
     }
 
     #[inline]
@@ -374,7 +398,6 @@ fn free_slot(segment: &mut Segment, home_bucket: usize) -> Option<(usize, usize)
 
 #[cfg(test)]
 mod tests {
-    use super::super::entry::ValueRef;
     use super::*;
     use std::collections::{BTreeMap, BTreeSet};
 

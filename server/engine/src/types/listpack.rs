@@ -224,6 +224,12 @@ impl Listpack {
         &self.buf
     }
 
+    /// Asks for the first bytes.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        crate::keyspace::entry::prefetch(self.buf.as_ptr());
+    }
+
     pub fn len(&self) -> usize {
         match u16::from_le_bytes([self.buf[4], self.buf[5]]) {
             COUNT_UNKNOWN => self.iter().count(),

@@ -59,6 +59,19 @@ impl Members {
         self.table.is_empty()
     }
 
+    /// Asks for a member's bucket; returns its hash.
+    #[inline]
+    pub(super) fn prefetch_bucket(&self, member: &[u8]) -> u64 {
+        let hash = hash(member);
+        self.table.prefetch_bucket(hash);
+        hash
+    }
+
+    #[inline]
+    pub(super) fn prefetch_entry(&self, hash: u64) {
+        self.table.prefetch_entry(hash);
+    }
+
     pub fn get(&self, member: &[u8]) -> Option<&[u8]> {
         self.table.find(hash(member), member).map(|place| parts(self.table.at(place)).1)
     }

@@ -90,3 +90,26 @@ macro_rules! kind_of_object {
 }
 
 objects!(List, Set, ZSet, Hash);
+
+impl Object {
+    /// Asks for what a look-up of `member` reads first; in a table that is a bucket, and the member's hash is returned
+    /// for [`Object::prefetch_member`].
+    #[inline]
+    pub(crate) fn prefetch(&self, member: &[u8]) -> Option<u64> {
+        match self {
+            Object::Hash(Hash::Table(table)) | Object::Set(Set::Table(table)) => Some(table.prefetch_bucket(member)),
+            Object::Hash(Hash::Packed(list)) | Object::Set(Set::Packed(list)) => {
+                list.prefetch();
+                None
+            }
+            Object::List(_) | Object::ZSet(_) | Object::Set(Set::Ints(_)) => None,
+        }
+    }
+
+    #[inline]
+    pub(crate) fn prefetch_member(&self, hash: u64) {
+        if let Object::Hash(Hash::Table(table)) | Object::Set(Set::Table(table)) = self {
+            table.prefetch_entry(hash);
+        }
+    }
+}
