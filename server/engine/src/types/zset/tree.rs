@@ -250,12 +250,11 @@ impl Run {
     /// Entries of lower score, and entries of lower or equal score. Counting all without a branch is faster at this
     /// size than a binary search, which is mispredicted at every step.
     fn bounds(&self, score: f64) -> (usize, usize) {
-        let (mut lower, mut up_to) = (0u32, 0u32);
-        for &s in self.scores() {
-            lower += u32::from(s < score);
-            up_to += u32::from(s <= score);
+        let lower = self.scores().iter().map(|&s| usize::from(s < score)).sum();
+        if self.scores().get(lower).is_none_or(|&s| s > score) {
+            return (lower, lower);
         }
-        (lower as usize, up_to as usize)
+        (lower, self.scores().iter().map(|&s| usize::from(s <= score)).sum())
     }
 
     /// Number of entries below the key.
