@@ -132,11 +132,11 @@ fn lindex(ctx: &mut Ctx<'_>) -> CommandResult {
 }
 
 fn lset(ctx: &mut Ctx<'_>) -> CommandResult {
-    let args = ctx.args;
+    let (args, limits) = (ctx.args, ctx.limits);
     ctx.keys.check::<List>(args.at(1))?.then_some(()).ok_or(CommandError::NoSuchKey)?;
     let index = integer(args.at(2))?;
     let set = ctx.keys.edit(args.at(1), Absent::Skip, |list: &mut List| {
-        let set = list.index(index).is_some_and(|at| list.set(at, args.at(3)));
+        let set = list.index(index).is_some_and(|at| list.set(at, args.at(3), limits));
         (set, u64::from(set))
     })?;
     if set != Some(true) {
@@ -154,9 +154,9 @@ fn linsert(ctx: &mut Ctx<'_>) -> CommandResult {
         _ => return Err(CommandError::Syntax),
     };
     let len = ctx.keys.edit(args.at(1), Absent::Skip, |list: &mut List| {
-        let mut pivot = None;
+        let (mut pivot, wanted) = (None, Item::of(args.at(3)));
         list.for_each_from(0, |i, item| {
-            pivot = item.is(args.at(3)).then_some(i);
+            pivot = (item == wanted).then_some(i);
             pivot.is_none()
         });
         match pivot {
@@ -243,10 +243,10 @@ fn lpos(ctx: &mut Ctx<'_>) -> CommandResult {
     };
     let mut found = Vec::new();
     if let Some(list) = ctx.keys.get::<List>(ctx.args.at(1))? {
-        let (mut skip, mut looked) = (rank.unsigned_abs() - 1, 0);
+        let (mut skip, mut looked, wanted) = (rank.unsigned_abs() - 1, 0, Item::of(ctx.args.at(2)));
         let visit = |index: usize, item: Item<'_>| {
             looked += 1;
-            if item.is(ctx.args.at(2)) {
+            if item == wanted {
                 if skip > 0 {
                     skip -= 1;
                 } else {
@@ -287,6 +287,16 @@ fn move_element(ctx: &mut Ctx<'_>, from_end: End, to_end: End) -> CommandResult 
         return Ok(());
     }
     ctx.keys.check::<List>(to)?;
+    if from == to {
+        // In one step, so that a list of one element is not removed in between, with its expiry.
+        let value = ctx.keys.edit(from, Absent::Skip, |list: &mut List| {
+            let value = list.pop(from_end, <[u8]>::to_vec);
+            value.iter().for_each(|value| list.push(to_end, value, limits));
+            (value, 1)
+        })?;
+        ctx.out.bulk_or_null(value.flatten().as_deref());
+        return Ok(());
+    }
     let value = ctx.keys.edit(from, Absent::Skip, |list: &mut List| (list.pop(from_end, <[u8]>::to_vec), 1))?;
     let value = value.flatten().expect("a list in the keyspace is not empty");
     ctx.keys.edit(to, Absent::Create, |list: &mut List| (list.push(to_end, &value, limits), 1))?;

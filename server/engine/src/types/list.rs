@@ -1,4 +1,7 @@
-//! Lists: a deque of listpacks of bounded size.
+//! Lists: a deque of listpacks of bounded size, Redis's quicklist.
+//!
+//! Pushes and pops touch the node at their end. What works by index walks the nodes from the nearer end. A value that
+//! is larger than a node may be has a node to itself, so no change ever moves more bytes than a node holds.
 
 use std::collections::VecDeque;
 
@@ -6,7 +9,7 @@ use super::Kind;
 use super::listpack::{Item, Listpack};
 use crate::Limits;
 
-/// Redis's quicklist: pushes and pops at both ends touch one node.
+/// See the head of this file.
 #[derive(Debug, Clone, Default)]
 pub struct List {
     /// No node is empty.
@@ -34,22 +37,40 @@ impl Kind for List {
         self.len == 0
     }
 
-    /// As Redis 7.2: one node is a `listpack`, more are a `quicklist` (7.0 says `quicklist` always).
+    /// As Redis 7.2: one node of ordinary size is a `listpack`, all else a `quicklist` (7.0 says `quicklist` always;
+    /// 7.2 goes back to `listpack` later than this when a list shrinks).
     fn encoding(&self) -> &'static str {
-        if self.nodes.len() <= 1 { "listpack" } else { "quicklist" }
+        match self.nodes.front() {
+            Some(node) if self.nodes.len() > 1 || (self.len == 1 && node.as_bytes().len() > NODE_BYTES) => "quicklist",
+            _ => "listpack",
+        }
     }
 
     crate::kind_of_object!(List);
 }
 
-/// True if a node may take one more value of this length.
-fn has_room(node: &Listpack, value: &[u8], limits: &Limits) -> bool {
-    // Longest overhead of an entry: 5 bytes of encoding and 5 of back-length.
-    let bytes = node.as_bytes().len() + value.len() + 10;
+/// Bytes of a node by default, and at most where list-max-listpack-size limits the number of elements.
+const NODE_BYTES: usize = 8192;
+/// The longest that a listpack needs beside a value: 5 bytes of encoding, 5 of back-length.
+const OVERHEAD: usize = 10;
+
+/// True if a node may hold so many bytes and elements.
+fn fits(bytes: usize, elements: impl FnOnce() -> usize, limits: &Limits) -> bool {
     match limits.list_max_listpack_size {
-        n @ 0.. => node.len() < n.max(1) as usize && bytes <= 8192.max(value.len()),
+        n @ 0.. => bytes <= NODE_BYTES && elements() <= n.max(1) as usize,
         n => bytes <= 4096 << (-n - 1).min(4),
     }
+}
+
+/// True if a node may take one more value of this length.
+fn has_room(node: &Listpack, value: &[u8], limits: &Limits) -> bool {
+    fits(node.as_bytes().len() + value.len() + OVERHEAD, || node.len() + 1, limits)
+}
+
+fn single(value: &[u8]) -> Listpack {
+    let mut node = Listpack::default();
+    node.push_back(value);
+    node
 }
 
 #[expect(clippy::len_without_is_empty, reason = "`Kind` has it")]
@@ -83,12 +104,12 @@ impl List {
         match (node, end) {
             (Some(node), End::Left) if has_room(node, value, limits) => node.push_front(value),
             (Some(node), End::Right) if has_room(node, value, limits) => node.push_back(value),
-            (_, end) => {
-                let mut node = Listpack::default();
-                node.push_back(value);
+            (full, end) => {
+                // What is behind the ends seldom grows any more.
+                full.into_iter().for_each(Listpack::shrink_to_fit);
                 match end {
-                    End::Left => self.nodes.push_front(node),
-                    End::Right => self.nodes.push_back(node),
+                    End::Left => self.nodes.push_front(single(value)),
+                    End::Right => self.nodes.push_back(single(value)),
                 }
             }
         }
@@ -150,9 +171,17 @@ impl List {
         self.spot(index).map(|(node, pos)| self.nodes[node].get(pos))
     }
 
-    pub fn set(&mut self, index: usize, value: &[u8]) -> bool {
-        let Some((node, pos)) = self.spot(index) else { return false };
-        self.nodes[node].replace(pos, value);
+    /// Gives element number `index` another value; `false` if there is no such element.
+    pub fn set(&mut self, index: usize, value: &[u8], limits: &Limits) -> bool {
+        let Some((number, pos)) = self.spot(index) else { return false };
+        let node = &mut self.nodes[number];
+        let shorter = matches!(node.get(pos), Item::Str(old) if value.len() <= old.len());
+        if shorter || node.len() == 1 || has_room(node, value, limits) {
+            node.replace(pos, value);
+        } else {
+            self.remove_range(index..index + 1);
+            self.insert(index, value, limits);
+        }
         true
     }
 
@@ -196,27 +225,27 @@ impl List {
             return self.push(End::Right, value, limits);
         }
         let Some((number, pos)) = self.spot(index) else { return };
-        let node = &mut self.nodes[number];
-        if !has_room(node, value, limits) {
-            // Split at the spot; the value goes to the end of the first half.
-            let mut tail = Listpack::default();
-            let mut at = Some(pos);
-            while let Some(p) = at {
-                tail.push_back(&node.get(p).bytes());
-                at = node.next(p);
-            }
-            node.remove(pos, usize::MAX);
-            let mut middle = Listpack::default();
-            middle.push_back(value);
-            self.nodes.insert(number + 1, middle);
-            self.nodes.insert(number + 2, tail);
-            if self.nodes[number].is_empty() {
-                self.nodes.remove(number);
-            }
-        } else {
-            node.insert(pos, value);
-        }
         self.len += 1;
+        let node = &mut self.nodes[number];
+        if has_room(node, value, limits) {
+            return node.insert(pos, value);
+        }
+        let before = if node.prev(pos).is_some() {
+            let tail = node.split_off(pos);
+            self.nodes.insert(number + 1, tail);
+            Some(number)
+        } else {
+            number.checked_sub(1)
+        };
+        // The value now belongs between nodes `before` and `behind`.
+        let behind = before.map_or(0, |at| at + 1);
+        if let Some(at) = before.filter(|&at| has_room(&self.nodes[at], value, limits)) {
+            self.nodes[at].push_back(value);
+        } else if has_room(&self.nodes[behind], value, limits) {
+            self.nodes[behind].push_front(value);
+        } else {
+            self.nodes.insert(behind, single(value));
+        }
     }
 
     /// Removes the elements of a range of numbers.
@@ -226,19 +255,21 @@ impl List {
             let Some((number, pos)) = self.spot(range.start) else { return };
             let node = &mut self.nodes[number];
             let before = node.len();
-            node.remove(pos, left);
-            let removed = before - node.len();
+            let removed = if before <= left && node.first() == Some(pos) {
+                self.nodes.remove(number);
+                before
+            } else {
+                node.remove(pos, left);
+                before - node.len()
+            };
             left -= removed;
             self.len -= removed;
-            if node.is_empty() {
-                self.nodes.remove(number);
-            }
         }
     }
 
     /// Removes up to `max` elements equal to `value`, from `end` on; returns how many.
     pub fn remove_value(&mut self, end: End, value: &[u8], max: usize) -> usize {
-        let mut removed = 0;
+        let (mut removed, wanted) = (0, Item::of(value));
         let order: Vec<usize> = match end {
             End::Left => (0..self.nodes.len()).collect(),
             End::Right => (0..self.nodes.len()).rev().collect(),
@@ -247,7 +278,7 @@ impl List {
             let node = &mut self.nodes[number];
             let mut at = if end == End::Left { node.first() } else { node.last() };
             while let Some(pos) = at.filter(|_| removed < max) {
-                if node.get(pos).is(value) {
+                if node.get(pos) == wanted {
                     let prev = node.prev(pos);
                     node.remove(pos, 1);
                     removed += 1;
@@ -271,36 +302,137 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    proptest! {
-        #[test]
-        fn a_list_is_a_deque(ops in prop::collection::vec((0u8..8, any::<prop::sample::Index>(), 0u8..20, 1usize..3000), 1..80)) {
-            let limits = Limits::default();
-            let (mut list, mut model) = (List::default(), VecDeque::<Vec<u8>>::new());
-            for (op, index, byte, len) in ops {
-                let value = vec![b'a' + byte; len];
-                let at = index.index(model.len() + 1);
-                match op {
-                    0 => { list.push(End::Left, &value, &limits); model.push_front(value); }
-                    1 | 2 => { list.push(End::Right, &value, &limits); model.push_back(value); }
-                    3 => { prop_assert_eq!(list.pop(End::Left, <[u8]>::to_vec), model.pop_front()); }
-                    4 => { list.insert(at, &value, &limits); model.insert(at, value); }
-                    5 => { list.remove_range(at..at + 2); model.drain(at..(at + 2).min(model.len())); }
-                    6 => {
-                        let want = model.get(at).cloned();
-                        prop_assert_eq!(list.get(at).map(|i| i.bytes().into_owned()), want.clone());
-                        if let Some(value) = want {
-                            prop_assert_eq!(list.remove_value(End::Right, &value, 1), 1);
-                            let last = model.iter().rposition(|v| *v == value).expect("it was read there");
-                            model.remove(last);
-                        }
-                    }
-                    _ => { prop_assert_eq!(list.set(at, &value), at < model.len()); if at < model.len() { model[at] = value; } }
+    #[derive(Debug, Clone)]
+    enum Op {
+        Push(End, Vec<u8>),
+        Pop(End),
+        Insert(prop::sample::Index, Vec<u8>),
+        Set(prop::sample::Index, Vec<u8>),
+        RemoveRange(prop::sample::Index, usize),
+        RemoveValue(End, prop::sample::Index, usize),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let end = || prop_oneof![Just(End::Left), Just(End::Right)];
+        let at = any::<prop::sample::Index>;
+        let value = || {
+            prop_oneof![
+                6 => (0i64..40).prop_map(|n| n.to_string().into_bytes()),
+                4 => (b'a'..b'e', 1usize..3000).prop_map(|(byte, len)| vec![byte; len]),
+                1 => (b'a'..b'c', 8000usize..20_000).prop_map(|(byte, len)| vec![byte; len]),
+            ]
+        };
+        prop_oneof![
+            6 => (end(), value()).prop_map(|(end, value)| Op::Push(end, value)),
+            2 => end().prop_map(Op::Pop),
+            3 => (at(), value()).prop_map(|(at, value)| Op::Insert(at, value)),
+            3 => (at(), value()).prop_map(|(at, value)| Op::Set(at, value)),
+            1 => (at(), 0usize..12).prop_map(|(at, n)| Op::RemoveRange(at, n)),
+            1 => (end(), at(), 1usize..4).prop_map(|(end, at, n)| Op::RemoveValue(end, at, n)),
+        ]
+    }
+
+    fn run(ops: Vec<Op>, limits: &Limits) -> Result<(), TestCaseError> {
+        let (mut list, mut model) = (List::default(), VecDeque::<Vec<u8>>::new());
+        for op in ops {
+            match op {
+                Op::Push(end, value) => {
+                    list.push(end, &value, limits);
+                    if end == End::Left { model.push_front(value) } else { model.push_back(value) }
                 }
-                prop_assert_eq!(list.len(), model.len());
-                let mut got = Vec::new();
-                list.for_each_from(0, |_, item| { got.push(item.bytes().into_owned()); true });
-                prop_assert!(got.iter().eq(model.iter()));
+                Op::Pop(end) => {
+                    let want = if end == End::Left { model.pop_front() } else { model.pop_back() };
+                    prop_assert_eq!(list.pop(end, <[u8]>::to_vec), want);
+                }
+                Op::Insert(at, value) => {
+                    let at = at.index(model.len() + 1);
+                    list.insert(at, &value, limits);
+                    model.insert(at, value);
+                }
+                Op::Set(at, value) => {
+                    let at = at.index(model.len() + 1);
+                    prop_assert_eq!(list.set(at, &value, limits), at < model.len());
+                    if let Some(element) = model.get_mut(at) {
+                        *element = value;
+                    }
+                }
+                Op::RemoveRange(at, n) => {
+                    let at = at.index(model.len() + 1);
+                    list.remove_range(at..at + n);
+                    model.drain(at..(at + n).min(model.len()));
+                }
+                Op::RemoveValue(end, at, n) => {
+                    let Some(value) = model.get(at.index(model.len().max(1))).cloned() else { continue };
+                    let mut left = n.min(model.iter().filter(|v| **v == value).count());
+                    prop_assert_eq!(list.remove_value(end, &value, n), left);
+                    while left > 0 {
+                        let same = |v: &Vec<u8>| *v == value;
+                        let at =
+                            if end == End::Left { model.iter().position(same) } else { model.iter().rposition(same) };
+                        model.remove(at.expect("they were counted"));
+                        left -= 1;
+                    }
+                }
             }
+            check(&list, &model, limits)?;
         }
+        Ok(())
+    }
+
+    fn check(list: &List, model: &VecDeque<Vec<u8>>, limits: &Limits) -> Result<(), TestCaseError> {
+        prop_assert_eq!(list.len(), model.len());
+        let (mut forwards, mut backwards) = (Vec::new(), Vec::new());
+        list.for_each_from(0, |i, item| {
+            forwards.push((i, item.bytes().into_owned()));
+            true
+        });
+        list.for_each_back_from(list.len().wrapping_sub(1), |i, item| {
+            backwards.push((i, item.bytes().into_owned()));
+            true
+        });
+        backwards.reverse();
+        prop_assert_eq!(&forwards, &backwards);
+        prop_assert!(forwards.into_iter().eq(model.iter().cloned().enumerate()));
+        for node in list.nodes() {
+            let (bytes, elements) = (node.as_bytes().len(), node.len());
+            prop_assert!(elements > 0, "no node is empty");
+            prop_assert!(elements == 1 || fits(bytes, || elements, limits), "{elements} elements, {bytes} bytes");
+        }
+        for at in 0..=model.len() {
+            prop_assert_eq!(list.get(at).map(|item| item.bytes().into_owned()), model.get(at).cloned());
+        }
+        Ok(())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn a_list_is_a_deque(ops in prop::collection::vec(op(), 1..80), size in -5i64..4) {
+            run(ops, &Limits { list_max_listpack_size: size, ..Limits::default() })?;
+        }
+    }
+
+    #[test]
+    fn large_values_do_not_make_large_nodes() {
+        let limits = Limits::default();
+        let mut list = List::default();
+        (0..1000).for_each(|i| list.push(End::Right, i.to_string().as_bytes(), &limits));
+        assert_eq!((list.node_count(), list.encoding()), (1, "listpack"));
+        (0..1000).for_each(|i| assert!(list.set(i, &[b'x'; 5000], &limits)));
+        assert_eq!((list.len(), list.node_count(), list.encoding()), (1000, 1000, "quicklist"));
+        let mut list = List::default();
+        list.push(End::Left, &[b'x'; 100_000], &limits);
+        assert_eq!(list.encoding(), "quicklist");
+    }
+
+    #[test]
+    fn a_list_keeps_little_room_to_spare() {
+        let limits = Limits::default();
+        let mut list = List::default();
+        (0..1000).for_each(|_| list.push(End::Left, &[b'x'; 1000], &limits));
+        let (used, room) =
+            list.nodes().fold((0, 0), |(used, room), n| (used + n.as_bytes().len(), room + n.capacity()));
+        assert!(room < used + used / 50, "{room} bytes of room for {used}");
     }
 }

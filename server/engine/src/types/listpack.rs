@@ -21,6 +21,11 @@ pub enum Item<'a> {
 }
 
 impl<'a> Item<'a> {
+    /// The form in which `value` is stored: every value has one, so equal items are equal values.
+    pub fn of(value: &'a [u8]) -> Self {
+        resp::number::parse_i64(value).map_or(Item::Str(value), Item::Int)
+    }
+
     /// The value as the bytes that were stored.
     pub fn bytes(self) -> Cow<'a, [u8]> {
         match self {
@@ -388,6 +393,27 @@ impl Listpack {
         }
     }
 
+    /// Moves the entries from `pos` on into a new listpack.
+    pub fn split_off(&mut self, pos: Pos) -> Self {
+        let mut tail = Self { buf: Vec::with_capacity(HEADER + self.buf.len() - pos) };
+        tail.buf.extend_from_slice(&[0; HEADER]);
+        tail.buf.extend_from_slice(&self.buf[pos..]);
+        let count = tail.positions().count();
+        tail.update_header(count as i32);
+        self.remove(pos, count);
+        tail
+    }
+
+    /// Bytes of memory that are held.
+    pub fn capacity(&self) -> usize {
+        self.buf.capacity()
+    }
+
+    /// Gives back room that was kept for more values.
+    pub fn shrink_to_fit(&mut self) {
+        self.buf.shrink_to_fit();
+    }
+
     /// Removes `n` entries from `pos` on.
     pub fn remove(&mut self, pos: Pos, n: usize) {
         let (mut end, mut removed) = (pos, 0);
@@ -397,6 +423,9 @@ impl Listpack {
         }
         self.buf.drain(pos..end);
         self.update_header(-(removed as i32));
+        if self.buf.capacity() > 4 * self.buf.len() + 64 {
+            self.buf.shrink_to(2 * self.buf.len());
+        }
     }
 
     /// Looks for `value` in every `step`-th entry, beginning with the first. Compares encoded bytes: every value has
