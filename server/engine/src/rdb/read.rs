@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use super::{Crc64, kind, lzf, old, op};
 use crate::Limits;
 use crate::keyspace::Value;
-use crate::types::{Hash, Kind, List, Listpack, Object, Set, ZSet, list::End};
+use crate::types::{Hash, Intset, Kind, List, Listpack, Object, Set, ZSet, list::End};
 
 /// Newest version that we understand.
 const VERSION_MAX: u32 = 12;
@@ -296,7 +296,7 @@ impl<'l, R: Read> Reader<'l, R> {
             }
             kind::SET_INTSET => {
                 let bytes = self.string()?;
-                let ints = intset(&bytes).ok_or_else(|| self.corrupt("a malformed intset"))?;
+                let ints = Intset::from_bytes(bytes).map_err(|_| self.corrupt("a malformed intset"))?;
                 if ints.len() <= limits.set_max_intset_entries {
                     Object::Set(Set::Ints(ints))
                 } else {
@@ -432,24 +432,6 @@ impl<'l, R: Read> Reader<'l, R> {
             }
         }
     }
-}
-
-/// The values of an intset: width, count, sorted values.
-fn intset(bytes: &[u8]) -> Option<Vec<i64>> {
-    let width = u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?) as usize;
-    let count = u32::from_le_bytes(bytes.get(4..8)?.try_into().ok()?) as usize;
-    if ![2, 4, 8].contains(&width) || bytes.len() - 8 != count.checked_mul(width)? {
-        return None;
-    }
-    let ints: Vec<i64> = bytes[8..]
-        .chunks_exact(width)
-        .map(|chunk| {
-            let mut wide = [if chunk[width - 1] & 0x80 != 0 { 0xFF } else { 0 }; 8];
-            wide[..width].copy_from_slice(chunk);
-            i64::from_le_bytes(wide)
-        })
-        .collect();
-    ints.is_sorted_by(|a, b| a < b).then_some(ints)
 }
 
 /// Why a DUMP payload was refused.

@@ -92,7 +92,7 @@ fn value(out: &mut Vec<u8>, it: ValueRef<'_>, compress: bool) -> u8 {
             kind::LIST_QUICKLIST_2
         }
         Object::Set(Set::Ints(ints)) => {
-            string(out, &intset(ints), compress);
+            string(out, ints.as_bytes(), compress);
             kind::SET_INTSET
         }
         Object::Set(set) => {
@@ -126,23 +126,6 @@ fn value(out: &mut Vec<u8>, it: ValueRef<'_>, compress: bool) -> u8 {
             kind::ZSET_2
         }
     }
-}
-
-/// Sorted integers in Redis's intset form: width, count, values.
-fn intset(ints: &[i64]) -> Vec<u8> {
-    let fits = |min: i64, max: i64| ints.iter().all(|n| (min..=max).contains(n));
-    let width: u32 = if fits(i16::MIN.into(), i16::MAX.into()) {
-        2
-    } else if fits(i32::MIN.into(), i32::MAX.into()) {
-        4
-    } else {
-        8
-    };
-    let mut out = Vec::with_capacity(8 + ints.len() * width as usize);
-    out.extend_from_slice(&width.to_le_bytes());
-    out.extend_from_slice(&(ints.len() as u32).to_le_bytes());
-    ints.iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()[..width as usize]));
-    out
 }
 
 fn length(out: &mut Vec<u8>, n: u64) {

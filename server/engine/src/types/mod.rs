@@ -1,6 +1,7 @@
 //! The collections. Strings are bytes in the entry itself, see `keyspace::entry`.
 
 pub mod hash;
+pub mod intset;
 pub mod list;
 pub mod listpack;
 pub mod members;
@@ -8,6 +9,7 @@ pub mod set;
 pub mod zset;
 
 pub use hash::Hash;
+pub use intset::Intset;
 pub use list::List;
 pub use listpack::Listpack;
 pub use set::Set;

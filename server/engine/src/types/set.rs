@@ -4,14 +4,14 @@
 //! that Redis 7.0 can load it.
 
 use super::Kind;
+use super::intset::Intset;
 use super::listpack::Listpack;
 use super::members::{Members, Sample};
 use crate::{Limits, Rng};
 
 #[derive(Debug, Clone)]
 pub enum Set {
-    /// Sorted, without duplicates.
-    Ints(Vec<i64>),
+    Ints(Intset),
     Packed(Listpack),
     /// Boxed, so that the many small ones are small.
     Table(Box<Members>),
@@ -21,7 +21,7 @@ impl Kind for Set {
     const TYPE: &'static str = "set";
 
     fn new(_: &Limits) -> Self {
-        Set::Ints(Vec::new())
+        Set::Ints(Intset::default())
     }
 
     fn is_empty(&self) -> bool {
@@ -51,7 +51,7 @@ impl Set {
 
     pub fn contains(&self, member: &[u8]) -> bool {
         match self {
-            Set::Ints(ints) => resp::number::parse_i64(member).is_some_and(|n| ints.binary_search(&n).is_ok()),
+            Set::Ints(ints) => resp::number::parse_i64(member).is_some_and(|n| ints.contains(n)),
             Set::Packed(list) => list.find(member, 1).is_some(),
             Set::Table(table) => table.contains(member),
         }
@@ -77,12 +77,11 @@ impl Set {
     pub fn insert(&mut self, member: &[u8], limits: &Limits) -> bool {
         if let Set::Ints(ints) = self {
             if let Some(n) = resp::number::parse_i64(member) {
-                let Err(at) = ints.binary_search(&n) else { return false };
-                ints.insert(at, n);
+                let new = ints.insert(n);
                 if ints.len() > limits.set_max_intset_entries {
                     self.unpack();
                 }
-                return true;
+                return new;
             }
             self.leave_ints(limits, member.len());
         }
@@ -106,11 +105,11 @@ impl Set {
     /// From integers to a listpack if that may take them and one more member of `next_len` bytes, else to a table.
     fn leave_ints(&mut self, limits: &Limits, next_len: usize) {
         let Set::Ints(ints) = self else { return };
-        let digits = |n: Option<&i64>| n.map_or(0, |n| itoa::Buffer::new().format(*n).len());
-        let longest = digits(ints.first()).max(digits(ints.last())).max(next_len);
+        let digits = |n: Option<i64>| n.map_or(0, |n| itoa::Buffer::new().format(n).len());
+        let longest = digits(ints.iter().next()).max(digits(ints.iter().next_back())).max(next_len);
         if ints.len() < limits.set_max_listpack_entries && longest <= limits.set_max_listpack_value {
             let mut list = Listpack::default();
-            ints.iter().for_each(|&n| list.push_back(itoa::Buffer::new().format(n).as_bytes()));
+            ints.iter().for_each(|n| list.push_back(itoa::Buffer::new().format(n).as_bytes()));
             *self = Set::Packed(list);
         } else {
             self.unpack();
@@ -127,13 +126,7 @@ impl Set {
 
     pub fn remove(&mut self, member: &[u8]) -> bool {
         match self {
-            Set::Ints(ints) => match resp::number::parse_i64(member).map(|n| ints.binary_search(&n)) {
-                Some(Ok(at)) => {
-                    ints.remove(at);
-                    true
-                }
-                _ => false,
-            },
+            Set::Ints(ints) => resp::number::parse_i64(member).is_some_and(|n| ints.remove(n)),
             Set::Packed(list) => match list.find(member, 1) {
                 Some(pos) => {
                     list.remove(pos, 1);
@@ -155,7 +148,7 @@ impl Set {
     /// Calls `f` for the members until it says `false`.
     pub fn each_while(&self, mut f: impl FnMut(&[u8]) -> bool) {
         match self {
-            Set::Ints(ints) => ints.iter().all(|&n| f(itoa::Buffer::new().format(n).as_bytes())),
+            Set::Ints(ints) => ints.iter().all(|n| f(itoa::Buffer::new().format(n).as_bytes())),
             Set::Packed(list) => list.iter().all(|item| item.with(&mut f)),
             Set::Table(table) => table.iter().all(|(member, _)| f(member)),
         };
@@ -178,7 +171,7 @@ impl Set {
             match self {
                 Set::Ints(ints) => {
                     if let Some(n) = ints.get(rng.below(ints.len().max(1))) {
-                        f(itoa::Buffer::new().format(*n).as_bytes());
+                        f(itoa::Buffer::new().format(n).as_bytes());
                     }
                 }
                 Set::Packed(list) => {
