@@ -13,6 +13,7 @@
 pub mod acks;
 pub mod durable;
 pub mod failover;
+pub mod feed;
 pub mod fence;
 pub mod gate;
 pub mod history;
@@ -23,6 +24,7 @@ pub mod role;
 
 pub use acks::{Ack, Acks};
 pub use failover::Failover;
+pub use feed::{Announced, Ask, Feed, FeedState, NotServed, Serving};
 pub use fence::FenceView;
 pub use gate::{Gate, Need, Released};
 pub use history::{History, Psync, ReplId};
