@@ -169,7 +169,15 @@ fn execute_inner(
     };
     let spec = entry.spec;
     if !spec.arity_ok(args.len()) {
-        return reject(server, session, Some(entry), CommandError::Arity(spec.name.into()));
+        let error = CommandError::Arity(spec.name.into());
+        if spec.name == "exec" && session.multi.take().is_some() {
+            session.client.in_multi.store(false, Ordering::Relaxed);
+            session.unwatch(server);
+            let text = error.to_string();
+            let text = format!("EXECABORT Transaction discarded because of: {}", text.trim_start_matches("ERR "));
+            return reject(server, session, Some(entry), CommandError::text(text));
+        }
+        return reject(server, session, Some(entry), error);
     }
     if session.origin == Origin::Client {
         if !session.authenticated && !spec.flags.contains(Flags::NO_AUTH) {

@@ -8,7 +8,7 @@ use engine::keyspace::{ExpiredKeys, Expiry, Locked, ValueRef};
 use engine::{CommandError, KeysView, digest};
 use replication::ReplId;
 
-use super::{ServerCtx, family, unknown_subcommand};
+use super::{ServerCtx, family};
 use crate::clock;
 use crate::dispatch::Next;
 use crate::persistence;
@@ -70,7 +70,11 @@ fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             ctx.session.out.ok();
         }
         (b"jmap" | b"log", _) => ctx.session.out.ok(),
-        _ => return Err(unknown_subcommand(ctx.args)),
+        _ => {
+            let word = String::from_utf8_lossy(ctx.args.at(1)).into_owned();
+            let text = format!("ERR unknown subcommand or wrong number of arguments for '{word}'. Try DEBUG HELP.");
+            return Err(CommandError::text(text));
+        }
     }
     Ok(Next::Continue)
 }

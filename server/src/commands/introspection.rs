@@ -97,7 +97,8 @@ fn command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             out.map(found.len());
             found.iter().for_each(|e| docs(out, e.spec));
         }
-        (Some(b"getkeys"), 3..) => {
+        (Some(b"getkeys"), 2 | 3) => return Err(CommandError::Arity("command|getkeys".into())),
+        (Some(b"getkeys"), _) => {
             let args = ctx.args.skip(2);
             let entry = registry.find(args.at(0)).ok_or(CommandError::Static("ERR Invalid command specified"))?;
             if !entry.spec.arity_ok(args.len()) {

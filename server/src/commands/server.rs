@@ -248,6 +248,9 @@ fn slowlog(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             log.entries.clear();
             out.ok();
         }
+        (b"get" | b"len" | b"reset", _) => {
+            return Err(CommandError::Arity(format!("slowlog|{}", String::from_utf8_lossy(&word))));
+        }
         _ => return Err(unknown_subcommand(ctx.args)),
     }
     Ok(Next::Continue)

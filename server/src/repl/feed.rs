@@ -175,6 +175,7 @@ where
         }
         (decision, log.history)
     };
+    let mut marked = false;
     match decision {
         Psync::Continue { from } => {
             server.stats.sync_partial_ok.fetch_add(1, Ordering::Relaxed);
@@ -196,10 +197,10 @@ where
             }
             server.stats.sync_full.fetch_add(1, Ordering::Relaxed);
             tracing::info!("Full resync requested by replica {}:{}: {reason}", feed.ip, feed.port);
-            send_snapshot(server, session, feed, write, reader, sync, limit).await?;
+            marked = send_snapshot(server, session, feed, write, reader, sync, limit).await?;
         }
     }
-    stream_log(server, session, feed, read, write, reader, limit).await
+    stream_log(server, session, feed, read, write, reader, limit, marked).await
 }
 
 async fn write_all<W: AsyncWrite + Unpin>(write: &mut W, bytes: &[u8], limit: Duration) -> Result<(), End> {
@@ -212,6 +213,7 @@ async fn write_all<W: AsyncWrite + Unpin>(write: &mut W, bytes: &[u8], limit: Du
     Ok(())
 }
 
+/// Sends the RDB; `true` if it ended with a mark.
 async fn send_snapshot<W: AsyncWrite + Unpin>(
     server: &Arc<Server>,
     session: &Session,
@@ -220,7 +222,7 @@ async fn send_snapshot<W: AsyncWrite + Unpin>(
     reader: &mut Option<ReaderId>,
     sync: bool,
     limit: Duration,
-) -> Result<(), End> {
+) -> Result<bool, End> {
     let (sender, mut pieces) = mpsc::channel(8);
     let eof = session.replica.eof && !sync;
     server.repl.sync.request(server, sender, eof);
@@ -255,13 +257,14 @@ async fn send_snapshot<W: AsyncWrite + Unpin>(
             Piece::End => break,
         }
     }
-    if let Some(mark) = mark {
+    if let Some(mark) = &mark {
         write_all(write, mark.as_bytes(), limit).await?;
     }
-    Ok(())
+    Ok(mark.is_some())
 }
 
 /// Copies the log to the replica; reads its acknowledgements.
+#[expect(clippy::too_many_arguments, reason = "the two halves of a connection and what belongs to it")]
 async fn stream_log<R, W>(
     server: &Arc<Server>,
     session: &Session,
@@ -270,6 +273,7 @@ async fn stream_log<R, W>(
     write: &mut W,
     reader: &mut Option<ReaderId>,
     limit: Duration,
+    marked: bool,
 ) -> Result<(), End>
 where
     R: AsyncRead + Unpin,
@@ -281,9 +285,11 @@ where
         if feed.closed.load(Ordering::Acquire) || session.client.killed.load(Ordering::Acquire) {
             return Err(End::Closed);
         }
-        // What is there goes out in any case; a diskless replica is online once it acknowledges.
+        // Behind a stream with a mark nothing may follow until the replica has seen the mark and acknowledges: it looks
+        // for it at the end of what has come.
         out.clear();
-        if server.repl.log.lock().log.read(id, CHUNK, &mut out)? > 0 {
+        let silent = marked && feed.state() == FeedState::Sending;
+        if !silent && server.repl.log.lock().log.read(id, CHUNK, &mut out)? > 0 {
             server.stats.output_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
             write_all(write, &out, limit).await?;
             // Acknowledgements are looked at between two chunks too.

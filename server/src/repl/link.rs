@@ -197,7 +197,10 @@ impl Link<'_> {
         }
         let (id, next) = {
             let log = self.server.repl.log.lock();
-            (log.history.id, log.log.end() + 1)
+            let (history, end) = (log.history, log.log.end());
+            // As long as nothing was added to a history that was just begun, this is still the place in the old one.
+            let untouched = history.second != ReplId::ZERO && history.second_offset == Some(end);
+            (if untouched { history.second } else { history.id }, end + 1)
         };
         let answer = if next == 1 && self.server.keyspace.is_empty() {
             self.ask(&["PSYNC", "?", "-1"]).await?

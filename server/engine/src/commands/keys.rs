@@ -275,14 +275,12 @@ fn object(ctx: &mut Ctx<'_>) -> CommandResult {
         lines.iter().for_each(|line| ctx.out.simple(line));
         return Ok(());
     }
-    let unknown = || {
-        CommandError::text(format!(
-            "ERR Unknown subcommand or wrong number of arguments for '{}'. Try OBJECT HELP.",
-            String::from_utf8_lossy(ctx.args.at(1))
-        ))
-    };
-    if ctx.args.len() != 3 || ![&b"encoding"[..], b"idletime", b"freq", b"refcount"].contains(&&word[..]) {
-        return Err(unknown());
+    if ![&b"encoding"[..], b"idletime", b"freq", b"refcount"].contains(&&word[..]) {
+        let word = String::from_utf8_lossy(ctx.args.at(1));
+        return Err(CommandError::text(format!("ERR unknown subcommand '{word}'. Try OBJECT HELP.")));
+    }
+    if ctx.args.len() != 3 {
+        return Err(CommandError::Arity(format!("object|{}", String::from_utf8_lossy(&word))));
     }
     let key = ctx.args.at(2);
     let Some(entry) = ctx.keys.peek(key) else {
