@@ -148,7 +148,9 @@ impl Server {
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
         self.child = Some(command.spawn().unwrap_or_else(|e| panic!("{}: {e}", self.program.display())));
         wait_for(&format!("{} to answer", self.program.display()), Duration::from_secs(20), || {
-            Conn::open(self.port).is_ok_and(|mut c| c.try_call(&["PING"]).is_ok_and(|v| !v.is_error() || v.to_string().contains("NOAUTH")))
+            Conn::open(self.port).is_ok_and(|mut c| {
+                c.try_call(&["PING"]).is_ok_and(|v| !v.is_error() || v.to_string().contains("NOAUTH"))
+            })
         });
     }
 

@@ -4,8 +4,8 @@
 
 use std::fmt::Write as _;
 
-use resp::request::split_args;
 use resp::Value;
+use resp::request::split_args;
 
 use crate::Conn;
 

@@ -123,7 +123,8 @@ fn a_mixed_chain_of_three_has_one_history() {
 
 #[test]
 fn cut_links_are_mended_by_partial_resync_under_load() {
-    for (master, replica) in [(Server::ours(QUIET), Server::redis(QUIET)), (Server::redis(QUIET), Server::ours(QUIET))] {
+    for (master, replica) in [(Server::ours(QUIET), Server::redis(QUIET)), (Server::redis(QUIET), Server::ours(QUIET))]
+    {
         fill(&mut master.conn());
         follow(&replica, &master);
         let before = sync_count(&master);
