@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::supervisor::Process;
 use crate::client::{Client, ClientError, Fields};
+use crate::observe::Status;
+use crate::plan::Order;
 
 /// Between two questions to an instance that is well, in quiet times.
 pub const POLL_QUIET: Duration = Duration::from_millis(200);
@@ -24,17 +26,6 @@ pub const POLL_BUSY: Duration = Duration::from_millis(10);
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// A server that is well answers within a millisecond; one that takes longer than this counts as silent.
 const REPLY_TIMEOUT: Duration = Duration::from_millis(1000);
-
-/// One thing to tell an instance. The rules are those of `REPLICATED …` (see [`Client`]).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Order {
-    Promise { epoch: u64 },
-    Promote { epoch: u64, incarnation: String, write_quorum: u32, volumes: Vec<String> },
-    Lease { epoch: u64, incarnation: String, duration_ms: u64, token: u64 },
-    Follow { host: String, port: u16, epoch: u64 },
-    Handover { epoch: u64, timeout_ms: u64 },
-    AcceptMaster,
-}
 
 /// What became of an order.
 #[derive(Debug)]
@@ -54,7 +45,7 @@ pub struct Sighting {
     /// The question was sent at this moment, so what the answer says was true at some moment after it.
     pub asked: Instant,
     pub answered: Instant,
-    pub fields: Fields,
+    pub status: Status,
 }
 
 /// The last answer, and why there is none newer.
@@ -62,7 +53,15 @@ pub struct Sighting {
 pub struct Seen {
     pub last: Option<Sighting>,
     /// Set while the instance does not answer.
-    pub trouble: Option<String>,
+    pub trouble: Option<Trouble>,
+}
+
+/// Why an instance does not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// When the first question was asked that got no answer.
+    pub since: Instant,
+    pub why: String,
 }
 
 /// Where and how to talk to an instance.
@@ -126,35 +125,30 @@ impl Talk {
     async fn run(mut self) {
         loop {
             let Ok(life) = self.process.wait_for(|p| p.is_running()).await.map(|p| p.life) else { return };
-            let ended = self.with_life(life).await;
-            match ended {
-                Some(error) => self.publish_trouble(error.to_string()),
-                None => return,
-            }
+            let mut asked = Instant::now();
+            let Some(error) = self.with_life(life, &mut asked).await else { return };
+            self.publish_trouble(Trouble { since: asked, why: error.to_string() });
             sleep(CONNECT_PAUSE).await;
         }
     }
 
-    /// Talks until something breaks; `None` when nobody listens any more.
-    async fn with_life(&mut self, life: u64) -> Option<ClientError> {
+    /// Talks until something breaks; `None` when nobody listens any more. `asked` is when the last question was sent.
+    async fn with_life(&mut self, life: u64, asked: &mut Instant) -> Option<ClientError> {
         let connecting = Client::connect(&self.peer.address, self.peer.password.as_deref(), REPLY_TIMEOUT);
         let mut client = match connecting.await {
             Ok(client) => client,
             Err(error) => return Some(error),
         };
         loop {
-            let asked = Instant::now();
-            let fields = match client.status().await {
-                Ok(fields) => fields,
+            *asked = Instant::now();
+            let answer = client.status().await.and_then(|fields| self.sighting(life, *asked, &fields));
+            match answer {
+                Ok(sighting) => self.publish_sighting(sighting),
                 Err(error) => return Some(error),
-            };
-            if !self.is_alive(life) {
-                return Some(ClientError::Protocol("its process has ended".to_string()));
             }
-            self.publish_sighting(Sighting { life, asked, answered: Instant::now(), fields });
 
             // One order or the passing of time, then the next question: after an order it shows what came of it.
-            let next_question = asked + *self.pace.borrow_and_update();
+            let next_question = *asked + *self.pace.borrow_and_update();
             tokio::select! {
                 order = self.inbox.recv() => {
                     if let Err(error) = self.carry_out(&mut client, life, order?).await {
@@ -178,15 +172,12 @@ impl Talk {
     async fn carry_out(&mut self, client: &mut Client, life: u64, order: Order) -> Result<(), ClientError> {
         let sent = Instant::now();
         let result = match &order {
-            Order::Promise { epoch } => match client.promise(*epoch).await {
-                // Published as it is: the moment of the promise and what was true at it belong together (rule R2).
-                Ok(fields) if self.is_alive(life) => {
-                    self.publish_sighting(Sighting { life, asked: sent, answered: Instant::now(), fields });
-                    Ok(())
-                }
-                Ok(_) => Err(ClientError::Protocol("its process has ended".to_string())),
-                Err(error) => Err(error),
-            },
+            // Published as it is: the promise and what was true at its moment belong together (rule R2).
+            Order::Promise { epoch } => client
+                .promise(*epoch)
+                .await
+                .and_then(|fields| self.sighting(life, sent, &fields))
+                .map(|sighting| self.publish_sighting(sighting)),
             Order::Promote { epoch, incarnation, write_quorum, volumes } => {
                 client.promote(*epoch, incarnation, *write_quorum, volumes).await
             }
@@ -209,16 +200,31 @@ impl Talk {
         process.life == life && process.is_running()
     }
 
+    /// An answer, if the life that was asked is still the present one.
+    fn sighting(&self, life: u64, asked: Instant, fields: &Fields) -> Result<Sighting, ClientError> {
+        if !self.is_alive(life) {
+            return Err(ClientError::Protocol("its process has ended".to_string()));
+        }
+        let status = Status::from_fields(|name| fields.get(name)).map_err(ClientError::Protocol)?;
+        Ok(Sighting { life, asked, answered: Instant::now(), status })
+    }
+
     fn publish_sighting(&self, sighting: Sighting) {
         self.publish.send_replace(Seen { last: Some(sighting), trouble: None });
         self.changed.notify_one();
     }
 
-    fn publish_trouble(&self, why: String) {
-        let is_news = self.publish.send_if_modified(|seen| {
-            let news = seen.trouble.as_ref() != Some(&why);
-            seen.trouble = Some(why);
-            news
+    fn publish_trouble(&self, trouble: Trouble) {
+        let is_news = self.publish.send_if_modified(|seen| match &mut seen.trouble {
+            Some(known) => {
+                let is_news = known.why != trouble.why;
+                known.why = trouble.why;
+                is_news
+            }
+            None => {
+                seen.trouble = Some(trouble);
+                true
+            }
         });
         if is_news {
             self.changed.notify_one();
@@ -237,6 +243,19 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(20);
 
+    /// A whole status whose offset is `n`.
+    fn status_reply(n: u64) -> String {
+        let fields = format!(
+            "incarnation 00 volume 11 promised 1 role replica role_epoch 1 history_epoch 1 offset {n} complete 1 \
+             has_data 1 loading 0 syncing 0 writable 0 lease_left_ms 0 grant_left_ms 0 master_port 1 master_host h \
+             link up caught_up 1 sync_refused - paused 0 token 5"
+        );
+        let words: Vec<&str> = fields.split_whitespace().collect();
+        let mut out = Vec::new();
+        resp::encode_command(&mut out, &words);
+        String::from_utf8(out).unwrap()
+    }
+
     /// Answers every STATUS with its running number and every other command with what `other` says.
     async fn answering(other: &'static str) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -251,8 +270,7 @@ mod tests {
                     let Some((request, _)) = resp::decode_reply(&pending).unwrap() else { continue };
                     let reply = if request.to_string().contains("STATUS") {
                         n += 1;
-                        let n = n.to_string();
-                        format!("*2\r\n$1\r\nn\r\n${}\r\n{n}\r\n", n.len())
+                        status_reply(n)
                     } else {
                         other.to_string()
                     };
@@ -299,7 +317,7 @@ mod tests {
     }
 
     fn number(seen: &Seen) -> u64 {
-        seen.last.as_ref().map_or(0, |s| s.fields.number("n").unwrap())
+        seen.last.as_ref().map_or(0, |s| s.status.offset)
     }
 
     #[tokio::test]
@@ -350,7 +368,7 @@ mod tests {
         bench.until(|seen| seen.trouble.is_some()).await;
         let listener = TcpListener::bind(free).await.unwrap();
         let (mut stream, _) = timeout(SOON, listener.accept()).await.expect("it tries again").unwrap();
-        stream.write_all(b"*2\r\n$1\r\nn\r\n$1\r\n7\r\n").await.unwrap();
+        stream.write_all(status_reply(7).as_bytes()).await.unwrap();
         bench.until(|seen| number(seen) == 7 && seen.trouble.is_none()).await;
     }
 }

@@ -1,10 +1,10 @@
 //! One instance's process: started, reaped the moment it ends, started again.
 //!
 //! ```text
-//!            start            exit                     backoff over
-//! Stopped ──────────► Running ──────► Resting{ended} ──────────────► Running …
-//!     ▲                  │ stop           │ stop
-//!     └──────────────────┴────────────────┘
+//!          start             exit            backoff over
+//! Resting ───────► Running ──────► Resting ──────────────► Running …
+//!                     │ stop          │ stop
+//!                     └───────────────┴──► Stopped
 //! ```
 //!
 //! Each start is a new *life* with a number. Because a new process is started only after the former one has been reaped,
@@ -63,9 +63,9 @@ pub enum ProcessState {
     Running {
         pid: u32,
     },
-    /// The last life has ended and was reaped; another one follows.
+    /// There is no process: the last life has ended and was reaped, or none has begun. Another one follows.
     Resting,
-    /// Ended on request, or not started yet; none follows.
+    /// Ended on request; none follows.
     Stopped,
 }
 
@@ -109,10 +109,16 @@ impl Drop for Supervisor {
 impl Supervisor {
     /// Starts the instance, or takes over its process if one runs already. `events` are sent with the instance's name.
     pub fn start(name: &str, launch: Launch, events: mpsc::Sender<(String, ProcessEvent)>) -> Supervisor {
-        let (process, seen) = watch::channel(Process { life: 0, state: ProcessState::Stopped });
+        // Looked for at once: from here on "does not run" is a fact.
+        let taken_over = adopt(&launch);
+        let state = match &taken_over {
+            Some(running) => ProcessState::Running { pid: running.pid() },
+            None => ProcessState::Resting,
+        };
+        let (process, seen) = watch::channel(Process { life: u64::from(taken_over.is_some()), state });
         let (stop, stopped) = oneshot::channel();
         let run = Run { name: name.to_string(), launch, process, events };
-        Supervisor { process: seen, stop: Some(stop), task: tokio::spawn(run.lives(stopped)) }
+        Supervisor { process: seen, stop: Some(stop), task: tokio::spawn(run.lives(taken_over, stopped)) }
     }
 
     /// The present state; its changes can be awaited.
@@ -148,9 +154,8 @@ enum End {
 }
 
 impl Run {
-    async fn lives(self, mut stop: oneshot::Receiver<Duration>) {
+    async fn lives(self, mut taken_over: Option<Running>, mut stop: oneshot::Receiver<Duration>) {
         let mut backoff = Backoff::default();
-        let mut taken_over = adopt(&self.launch);
         loop {
             let began = Instant::now();
             let started = match taken_over.take() {
