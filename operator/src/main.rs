@@ -15,12 +15,15 @@ struct Cli {
 enum Command {
     /// Print the CustomResourceDefinition of ReplicatedRedis as YAML.
     Crd,
+    /// Run a ReplicatedRedis as processes of this machine, or ask one that runs.
+    Local(operator::local::LocalArgs),
 }
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Crd => operator::api::crd_yaml().map(|yaml| print!("{yaml}")),
+        Command::Local(args) => operator::local::execute(args).map_err(|error| format!("{error:#}")),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

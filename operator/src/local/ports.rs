@@ -25,6 +25,13 @@ pub struct InstancePorts {
     pub metrics_port: u16,
 }
 
+impl InstancePorts {
+    /// Whether nobody listens on them.
+    pub fn are_free(&self) -> bool {
+        is_free(self.port) && is_free(self.metrics_port)
+    }
+}
+
 /// The kept choice of ports.
 #[derive(Debug)]
 pub struct Ports {
@@ -47,8 +54,7 @@ impl Ports {
     /// The ports of an instance that is about to start: the kept ones if they are free, else others, which are kept.
     pub fn claim(&mut self, instance: &str) -> Result<InstancePorts> {
         if let Some(ports) = self.by_instance.get(instance).copied()
-            && is_free(ports.port)
-            && is_free(ports.metrics_port)
+            && ports.are_free()
         {
             return Ok(ports);
         }
