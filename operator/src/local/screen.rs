@@ -1,12 +1,17 @@
 //! What the person in front of `replicated-redis-operator local` sees.
 //!
 //! Events are lines that stay. Below them, in a terminal, stands one line per instance that is redrawn in place; where the
-//! output is no terminal a status line is printed when something in it has changed that is worth a line (not an offset
-//! that moves on). With `--log-format json` everything is one JSON object per line.
+//! output is no terminal the table is printed when something in it has changed that is worth a line (not an offset that
+//! moves on) and has settled: the steps between are told by the events. With `--log-format json` everything is one JSON
+//! object per line.
 
 use std::io::{self, IsTerminal, Write};
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
+
+/// How long a state must last to be printed as a table.
+const SETTLED: Duration = Duration::from_millis(300);
 
 /// How to print.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -85,7 +90,10 @@ pub struct Screen<W: Write = io::Stdout> {
     columns: Option<usize>,
     /// Lines of the table that stand below the last event.
     drawn: usize,
-    shown: Option<View>,
+    /// The last view, and since when it is the same but for its numbers.
+    last: Option<(View, Instant)>,
+    /// The last view that was printed as lines.
+    printed: Option<View>,
 }
 
 impl Screen {
@@ -103,7 +111,7 @@ fn terminal_columns() -> usize {
 
 impl<W: Write> Screen<W> {
     pub fn new(out: W, format: LogFormat, columns: Option<usize>) -> Screen<W> {
-        Screen { out, format, columns, drawn: 0, shown: None }
+        Screen { out, format, columns, drawn: 0, last: None, printed: None }
     }
 
     /// A line without a time, for the greeting. Nothing in JSON.
@@ -124,28 +132,32 @@ impl<W: Write> Screen<W> {
         }
     }
 
-    /// The present state.
-    pub fn status(&mut self, time: &str, view: &View) {
-        if self.shown.as_ref() == Some(view) {
-            return;
-        }
-        let worth_a_line = self.shown.as_ref().is_none_or(|shown| gist(shown) != gist(view));
-        self.shown = Some(view.clone());
-        match (self.format, self.columns) {
-            (LogFormat::Text, Some(_)) => self.redraw(""),
-            (LogFormat::Text, None) if worth_a_line => self.print(&format!("{}\n", table(view).join("\n"))),
-            (LogFormat::Json, _) if worth_a_line => {
-                let object = serde_json::json!({ "time": time, "status": view });
-                self.print(&format!("{object}\n"));
+    /// The state at `now`, for a reader at `time`.
+    pub fn status(&mut self, time: &str, view: &View, now: Instant) {
+        let same = |other: &View| gist(other) == gist(view);
+        let since = self.last.as_ref().filter(|(last, _)| same(last)).map_or(now, |(_, since)| *since);
+        let moved = self.last.as_ref().is_none_or(|(last, _)| last != view);
+        self.last = Some((view.clone(), since));
+        if self.columns.is_some() {
+            if moved {
+                self.redraw("");
             }
-            (LogFormat::Text | LogFormat::Json, _) => {}
+        } else if now.duration_since(since) >= SETTLED && !self.printed.as_ref().is_some_and(same) {
+            self.printed = Some(view.clone());
+            match self.format {
+                LogFormat::Text => self.print(&format!("{}\n", table(view).join("\n"))),
+                LogFormat::Json => {
+                    let object = serde_json::json!({ "time": time, "status": view });
+                    self.print(&format!("{object}\n"));
+                }
+            }
         }
     }
 
     /// Leaves the last table standing, for the end of the program.
     pub fn finish(&mut self) {
         self.drawn = 0;
-        self.shown = None;
+        self.last = None;
     }
 
     fn above_the_table(&mut self, text: &str) {
@@ -164,7 +176,7 @@ impl<W: Write> Screen<W> {
             text.push_str(&format!("\x1b[{}A\x1b[J", self.drawn));
         }
         text.push_str(above);
-        let lines = self.shown.as_ref().map(table).unwrap_or_default();
+        let lines = self.last.as_ref().map(|(view, _)| table(view)).unwrap_or_default();
         for line in &lines {
             // A line that wraps would take two rows and spoil the count.
             text.extend(line.chars().take(columns.saturating_sub(1)));
@@ -234,12 +246,21 @@ quickstart-replica-0  replica  up       990   10  20001   77";
     #[test]
     fn without_a_terminal_a_moving_offset_is_no_news() {
         let text = printed(LogFormat::Text, None, |screen| {
-            screen.status("t", &view(1000));
-            screen.status("t", &view(4444));
-            let mut changed = view(3000);
-            changed.instances[1].link = "down".to_string();
-            screen.status("t", &changed);
+            let start = Instant::now();
+            let mut at = |ms: u64, view: &View| screen.status("t", view, start + Duration::from_millis(ms));
+            let mut down = view(3000);
+            down.instances[1].link = "down".to_string();
+            let mut passing = down.clone();
+            passing.summary = "electing".to_string();
+            at(0, &view(1000));
+            at(300, &view(1000));
+            at(600, &view(4444));
+            at(700, &passing);
+            at(800, &down);
+            at(1050, &down);
+            at(1100, &down);
         });
+        assert!(!text.contains("electing"), "{text}");
         assert_eq!(text.matches("INSTANCE").count(), 2, "{text}");
         assert!(!text.contains("4444"), "{text}");
         assert!(text.contains("down"), "{text}");
@@ -248,9 +269,10 @@ quickstart-replica-0  replica  up       990   10  20001   77";
     #[test]
     fn in_a_terminal_the_table_stays_below_the_events() {
         let text = printed(LogFormat::Text, Some(200), |screen| {
-            screen.status("t", &view(1000));
+            let now = Instant::now();
+            screen.status("t", &view(1000), now);
             screen.event("12:00:00.000", "quickstart-master-0", "was killed (signal 9)");
-            screen.status("t", &view(2000));
+            screen.status("t", &view(2000), now);
         });
         let up_four = "\x1b[4A\x1b[J";
         let parts: Vec<&str> = text.split(up_four).collect();
@@ -261,7 +283,9 @@ quickstart-replica-0  replica  up       990   10  20001   77";
 
     #[test]
     fn a_narrow_terminal_cuts_lines() {
-        let text = printed(LogFormat::Text, Some(20), |screen| screen.status("t", &view(1000)));
+        let text = printed(LogFormat::Text, Some(20), |screen| {
+            screen.status("t", &view(1000), Instant::now());
+        });
         assert!(text.lines().all(|line| line.chars().count() < 20), "{text}");
     }
 
@@ -270,7 +294,9 @@ quickstart-replica-0  replica  up       990   10  20001   77";
         let text = printed(LogFormat::Json, None, |screen| {
             screen.line("welcome");
             screen.event("2026-11-20T12:00:00Z", "x-master-0", "said \"no\"");
-            screen.status("2026-11-20T12:00:01Z", &view(1000));
+            let now = Instant::now();
+            screen.status("2026-11-20T12:00:01Z", &view(1000), now);
+            screen.status("2026-11-20T12:00:01Z", &view(1000), now + SETTLED);
         });
         let objects: Vec<serde_json::Value> =
             text.lines().map(|line| serde_json::from_str(line).expect("a JSON object")).collect();

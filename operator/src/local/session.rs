@@ -496,7 +496,9 @@ impl Session {
                     record.target.is_none() && status.is_some_and(|s| s.writable && s.role_epoch == record.epoch)
                 })
         });
-        if let (Some(master), Some(change)) = (writable, self.change.take_if(|_| self.retry_at.is_none())) {
+        if let Some(master) = writable
+            && let Some(change) = self.change.take()
+        {
             self.allow_data_loss = false;
             let finished = change.finish(&master, Instant::now());
             self.on_change_finished(&finished);
@@ -744,7 +746,7 @@ impl Session {
         let lag = rows.iter().filter_map(|row| row.lag).max().unwrap_or(0);
         self.rows = rows;
         let view = self.view();
-        self.screen.status(&time_of_day(self.settings.log_format), &view);
+        self.screen.status(&time_of_day(self.settings.log_format), &view, Instant::now().into_std());
 
         let writable = plan.master.as_ref().and_then(status).is_some_and(|s| s.writable);
         self.metrics.has_master.set(i64::from(writable));
