@@ -525,7 +525,10 @@ impl Session {
                         finished.paused.as_millis()
                     ))
                 }
-                _ => Answer::bad(format!("the switchover did not come about: {} is master of epoch {epoch}", finished.master)),
+                _ => Answer::bad(format!(
+                    "the switchover did not come about: {} is master of epoch {epoch}",
+                    finished.master
+                )),
             };
             self.answer_switchover(answer);
         }
@@ -545,7 +548,8 @@ impl Session {
             ProcessEvent::Started { pid } => format!("started (process {pid})"),
             ProcessEvent::TakenOver { pid } => format!("taken over as it runs (process {pid})"),
             ProcessEvent::Ended { how, last_words, restart_in } => {
-                let words = if how.starts_with("exited with code") { format!(" ({last_words})") } else { String::new() };
+                let words =
+                    if how.starts_with("exited with code") { format!(" ({last_words})") } else { String::new() };
                 format!("{how}{words}; starts again in {} ms", restart_in.as_millis())
             }
             ProcessEvent::NotStarted { why, retry_in } => format!("{why}; tried again in {} ms", retry_in.as_millis()),

@@ -131,7 +131,8 @@ async fn run(args: RunArgs) -> Result<()> {
             _ = hangup.recv() => "SIGHUP",
         }
     };
-    let settings = Settings { name, dir, data_dir: args.place.data_dir, program, password, log_format: args.log_format };
+    let settings =
+        Settings { name, dir, data_dir: args.place.data_dir, program, password, log_format: args.log_format };
     let session = Session::start(settings, manifest, file, listeners)?;
     session.run(stop).await;
     drop(lock);
@@ -195,7 +196,9 @@ fn password(dir: &Path) -> Result<String> {
 
 async fn listen(port: u16, flag: &str) -> Result<TcpListener> {
     TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await.map_err(|error| match error.kind() {
-        io::ErrorKind::AddrInUse => anyhow!("port {port} of 127.0.0.1 is taken; end what uses it, or choose another by {flag}"),
+        io::ErrorKind::AddrInUse => {
+            anyhow!("port {port} of 127.0.0.1 is taken; end what uses it, or choose another by {flag}")
+        }
         _ => anyhow!("cannot listen on port {port} of 127.0.0.1 ({flag}): {error}"),
     })
 }
