@@ -227,8 +227,11 @@ fn zmscore(ctx: &mut Ctx<'_>) -> CommandResult {
 
 fn rank(ctx: &mut Ctx<'_>, reverse: bool) -> CommandResult {
     let with_score = match ctx.args.get(3) {
+        _ if ctx.args.len() > 4 => {
+            return Err(CommandError::Arity(if reverse { "zrevrank" } else { "zrank" }.into()));
+        }
         None => false,
-        Some(word) if ctx.args.len() == 4 && eq_ignore_case(word, "WITHSCORE") => true,
+        Some(word) if eq_ignore_case(word, "WITHSCORE") => true,
         Some(_) => return Err(CommandError::Syntax),
     };
     let member = ctx.args.at(2);

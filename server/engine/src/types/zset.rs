@@ -58,6 +58,27 @@ impl ZSet {
         }
     }
 
+    /// An empty set that is not packed, whatever the limits: for a result that is put together member by member.
+    pub fn unpacked() -> Self {
+        ZSet::Full(Box::default())
+    }
+
+    /// The same set packed, if the limits allow it.
+    pub fn pack(self, limits: &Limits) -> Self {
+        let ZSet::Full(full) = &self else { return self };
+        if full.len() > limits.zset_max_listpack_entries {
+            return self;
+        }
+        let (mut list, mut fits) = (Listpack::default(), true);
+        full.for_each(0..full.len(), |member, score| {
+            fits &= member.len() <= limits.zset_max_listpack_value && list.has_room(member.len() + 32);
+            if fits {
+                packed::push_back(&mut list, member, score);
+            }
+        });
+        if fits { ZSet::Packed(list) } else { self }
+    }
+
     pub fn score(&self, member: &[u8]) -> Option<f64> {
         match self {
             ZSet::Packed(list) => packed::find(list, member).map(|(_, score)| score),

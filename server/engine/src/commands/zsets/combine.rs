@@ -6,7 +6,7 @@ use super::MemberReply;
 use crate::command::CommandResult;
 use crate::keyspace::ValueRef;
 use crate::parse::{self, eq_ignore_case};
-use crate::types::{Kind, Object, Set, ZSet};
+use crate::types::{Object, Set, ZSet};
 use crate::{CommandError, Ctx, Limits};
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -32,11 +32,24 @@ enum Aggregate {
 }
 
 impl Aggregate {
+    /// `b` may be NaN (an infinite weight of a score of 0): it counts for nothing then, or makes a sum 0.
     fn of(self, a: f64, b: f64) -> f64 {
         match self {
             Aggregate::Sum => number_or_0(a + b),
-            Aggregate::Min => a.min(b),
-            Aggregate::Max => a.max(b),
+            Aggregate::Min => {
+                if b < a {
+                    b
+                } else {
+                    a
+                }
+            }
+            Aggregate::Max => {
+                if b > a {
+                    b
+                } else {
+                    a
+                }
+            }
         }
     }
 }
@@ -146,7 +159,7 @@ impl<'v> Source<'v> {
 type Weighted<'v> = (Source<'v>, f64);
 
 fn union(sources: &[Weighted<'_>], aggregate: Aggregate, limits: &Limits) -> ZSet {
-    let mut result = ZSet::new(limits);
+    let mut result = ZSet::unpacked();
     for &(source, weight) in sources {
         source.for_each(|member, score| {
             let score = number_or_0(weight * score);
@@ -164,7 +177,7 @@ fn intersect(sources: &[Weighted<'_>], aggregate: Aggregate, mut limit: usize, m
             return;
         }
         let all = others.iter().try_fold(number_or_0(weight * score), |sum, (other, weight)| {
-            Some(aggregate.of(sum, number_or_0(weight * other.score(member)?)))
+            Some(aggregate.of(sum, weight * other.score(member)?))
         });
         if let Some(score) = all {
             f(member, score);
@@ -174,7 +187,7 @@ fn intersect(sources: &[Weighted<'_>], aggregate: Aggregate, mut limit: usize, m
 }
 
 fn difference(sources: &[Weighted<'_>], limits: &Limits) -> ZSet {
-    let mut result = ZSet::new(limits);
+    let mut result = ZSet::unpacked();
     if let [(first, _), others @ ..] = sources {
         first.for_each(|member, score| {
             if others.iter().all(|(other, _)| other.score(member).is_none()) {
@@ -223,7 +236,7 @@ fn combine(ctx: &mut Ctx<'_>, op: Operation, purpose: Purpose, name: &str) -> Re
         Operation::Union => union(&sources, options.aggregate, limits),
         Operation::Diff => difference(&sources, limits),
         Operation::Inter => {
-            let mut set = ZSet::new(limits);
+            let mut set = ZSet::unpacked();
             intersect(&sources, options.aggregate, usize::MAX, |member, score| {
                 set.insert(member, score, limits);
             });
@@ -243,7 +256,7 @@ fn reply(ctx: &mut Ctx<'_>, op: Operation, name: &str) -> CommandResult {
 fn store(ctx: &mut Ctx<'_>, op: Operation, name: &str) -> CommandResult {
     let (set, _) = combine(ctx, op, Purpose::Store, name)?;
     ctx.out.len_int(set.len());
-    ctx.keys.put(ctx.args.at(1), set);
+    ctx.keys.put(ctx.args.at(1), set.pack(ctx.limits));
     Ok(())
 }
 

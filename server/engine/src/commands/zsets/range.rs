@@ -258,7 +258,11 @@ pub(super) fn zrangestore(ctx: &mut Ctx<'_>) -> CommandResult {
     let limits = ctx.limits;
     let mut result = ZSet::new(limits);
     if let Some(zset) = ctx.keys.get::<ZSet>(ctx.args.at(2))? {
-        query.for_each(zset, query.ranks(zset), |member, score| {
+        let ranks = query.ranks(zset);
+        if options.order() == Order::Rank && ranks.len() > limits.zset_max_listpack_entries {
+            result = ZSet::unpacked();
+        }
+        query.for_each(zset, ranks, |member, score| {
             result.insert(member, score, limits);
         });
     }

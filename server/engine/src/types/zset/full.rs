@@ -36,7 +36,7 @@ impl Full {
         match self.find(hash, name) {
             Some(id) => {
                 let old = self.members.score(id);
-                if let Some(score) = decide(Some(old)).filter(|&score| score != old) {
+                if let Some(score) = decide(Some(old)).filter(|score| score.to_bits() != old.to_bits()) {
                     self.rescore(id, name, score);
                 }
             }

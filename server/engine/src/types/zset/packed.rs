@@ -42,6 +42,13 @@ pub(super) fn insert(list: &mut Listpack, member: &[u8], new: f64) {
         }
         at = list.next(value);
     }
+    push_back(list, member, new);
+}
+
+/// Adds a member that comes behind all others.
+pub(super) fn push_back(list: &mut Listpack, member: &[u8], new: f64) {
+    let mut text = Vec::with_capacity(24);
+    push_score(new, &mut text);
     list.push_back(member);
     list.push_back(&text);
 }

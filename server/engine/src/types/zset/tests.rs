@@ -230,3 +230,23 @@ fn limits_decide_when_a_set_is_unpacked() {
     zset.insert(b"123456", 1.0, &limits);
     assert_eq!(zset.encoding(), "skiplist");
 }
+
+#[test]
+fn a_result_is_packed_if_the_limits_allow_it() {
+    let limits = Limits { zset_max_listpack_entries: 3, zset_max_listpack_value: 5, ..Limits::default() };
+    let mut zset = ZSet::unpacked();
+    for (member, score) in [("b", 2.5), ("a", 2.5), ("12345", -1.0)] {
+        zset.insert(member.as_bytes(), score, &limits);
+    }
+    let mut members = Vec::new();
+    let packed = zset.clone().pack(&limits);
+    packed.for_each(0..3, |member, score| members.push((String::from_utf8_lossy(member).into_owned(), score)));
+    assert_eq!(packed.encoding(), "listpack");
+    assert_eq!(members, [("12345".into(), -1.0), ("a".into(), 2.5), ("b".into(), 2.5)]);
+    let mut long = zset.clone();
+    long.remove(b"a");
+    long.insert(b"123456", 0.0, &limits);
+    assert_eq!(long.pack(&limits).encoding(), "skiplist");
+    zset.insert(b"d", 0.0, &limits);
+    assert_eq!(zset.pack(&limits).encoding(), "skiplist");
+}
