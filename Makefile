@@ -1,0 +1,43 @@
+# The two commands: `make run` and `make test`. Both set up what they need on Debian or Ubuntu with Rust.
+
+CARGO ?= cargo
+MANIFEST ?= manifests/quickstart.yaml
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+
+.PHONY: help
+help: ## what can be made
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+.PHONY: cc
+cc: # the C compiler that the allocator is built with
+	@command -v cc >/dev/null && command -v make >/dev/null || \
+		{ $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends build-essential; }
+
+.PHONY: run
+run: cc ## build release and run $(MANIFEST) as processes of this machine
+	$(CARGO) build --release --bin replicated-redis-server --bin replicated-redis-operator
+	target/release/replicated-redis-operator local -f $(MANIFEST)
+
+.PHONY: packages
+packages: cc # Debian packages that the tests compare with
+	@command -v redis-server >/dev/null && command -v redis-cli >/dev/null || \
+		{ $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends redis-server redis-tools; }
+
+.PHONY: check
+check: ## the quick loop: types, then the unit tests of the pure crates
+	$(CARGO) check --workspace --all-targets
+	$(CARGO) test -q -p resp -p replication -p engine
+
+.PHONY: lint
+lint: ## rustfmt and clippy, warnings are errors
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+.PHONY: test
+test: packages lint ## every test: unit, transcripts, replication with redis-server, local mode
+	$(CARGO) build --workspace
+	$(CARGO) test --workspace
+
+.PHONY: crd
+crd: ## regenerate manifests/crd.yaml
+	$(CARGO) run -q -p replicated-redis-operator -- crd > manifests/crd.yaml.new && mv manifests/crd.yaml.new manifests/crd.yaml
