@@ -10,6 +10,7 @@ use crate::record::Record;
 
 /// A replicated Redis-compatible datastore: one master and its replicas.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[expect(clippy::duplicated_attributes, reason = "the columns of the printer repeat names on purpose")]
 #[kube(
     group = "replicated-redis.io",
     version = "v1alpha1",
@@ -162,17 +163,13 @@ pub fn parse_manifest(yaml: &str, origin: &str) -> Result<ReplicatedRedis, Manif
     }
     let parsed: ReplicatedRedis = serde_json::from_value(given.clone()).map_err(|e| fail(one_line(&e.to_string())))?;
     let known = serde_json::to_value(&parsed.spec).map_err(|e| fail(e.to_string()))?;
-    if let Some(spec) = given.get("spec") {
-        if let Some(path) = unknown_field(spec, &known, "spec") {
-            return Err(fail(format!("unknown field {path}; remove it or correct its name")));
-        }
-    }
-    if let Some(top) = given.as_object() {
-        if let Some(field) =
-            top.keys().find(|k| !["apiVersion", "kind", "metadata", "spec", "status"].contains(&k.as_str()))
-        {
-            return Err(fail(format!("unknown field {field}; remove it or correct its name")));
-        }
+    let top = ["apiVersion", "kind", "metadata", "spec", "status"];
+    let unknown = given
+        .get("spec")
+        .and_then(|spec| unknown_field(spec, &known, "spec"))
+        .or_else(|| given.as_object()?.keys().find(|name| !top.contains(&name.as_str())).cloned());
+    if let Some(field) = unknown {
+        return Err(fail(format!("unknown field {field}; remove it or correct its name")));
     }
     let name = parsed.metadata.name.as_deref().unwrap_or_default();
     if name.is_empty() {

@@ -190,8 +190,8 @@ fn execute_inner(
             };
         }
     }
-    if let Some(multi) = &mut session.multi {
-        if !["exec", "discard", "multi", "watch", "quit", "reset"].contains(&spec.name) {
+    if let Some(multi) = &mut session.multi
+        && !["exec", "discard", "multi", "watch", "quit", "reset"].contains(&spec.name) {
             if spec.flags.contains(Flags::NO_MULTI) {
                 multi.failed = true;
                 let error = CommandError::Static("ERR Command not allowed inside a transaction");
@@ -201,7 +201,6 @@ fn execute_inner(
             session.out.simple("QUEUED");
             return Next::Continue;
         }
-    }
     let begun = clock::instant();
     let next = match entry.handler {
         Handler::Engine(_) => {
@@ -309,7 +308,7 @@ fn gate(server: &Server, settings: &Settings, session: &Session, entry: &Entry, 
         let exempt =
             flags.contains(Flags::ADMIN) || ["client", "replconf", "auth", "hello", "ping"].contains(&entry.spec.name);
         let may_replicate = write || flags.contains(Flags::MAY_REPLICATE);
-        if ((all && !exempt) || (writes && may_replicate)) && args.len() > 0 {
+        if ((all && !exempt) || (writes && may_replicate)) && !args.is_empty() {
             return Err(Gate::Paused);
         }
     }

@@ -181,12 +181,11 @@ impl Snapshot {
                 self.finish(&mut out);
             }
             if out.len() >= 1 << 18 || step == WalkStep::Done {
-                if failed.is_none() {
-                    if let Err(source) = file.write_all(&out) {
+                if failed.is_none()
+                    && let Err(source) = file.write_all(&out) {
                         failed = Some(source);
                         self.abort();
                     }
-                }
                 out.clear();
             }
             if step == WalkStep::Done {
@@ -326,7 +325,7 @@ pub fn read_file(server: &Server, path: &Path, into: bool, progress: &mut dyn Fn
         if count % 4096 == 0 {
             progress(reader.offset());
         }
-        match reader.next()? {
+        match reader.read()? {
             Event::Aux(name, value) => {
                 let number = || resp::number::parse_u64(&value);
                 match &name[..] {

@@ -192,8 +192,11 @@ impl<W: Write> Screen<W> {
     }
 }
 
+/// Epoch, summary, and of each instance name, role, link and note.
+type Gist<'v> = (u64, &'v str, Vec<(&'v str, &'v str, &'v str, &'v str)>);
+
 /// What must change to be worth a line: not the numbers that always move.
-fn gist(view: &View) -> (u64, &str, Vec<(&str, &str, &str, &str)>) {
+fn gist(view: &View) -> Gist<'_> {
     let rows = view.instances.iter().map(|r| (r.name.as_str(), r.role.as_str(), r.link.as_str(), r.note.as_str()));
     (view.epoch, &view.summary, rows.collect())
 }

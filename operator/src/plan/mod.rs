@@ -284,7 +284,7 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
             return begin(plan, record, Target::Members { members, quorum: record.quorum }, &reason, highest);
         }
     }
-    if record.quorum != o.quorum && o.quorum as usize <= record.members.len() - 1 {
+    if record.quorum != o.quorum && (o.quorum as usize) < record.members.len() {
         let quorum = if o.quorum > record.quorum { record.quorum + 1 } else { record.quorum - 1 };
         return begin(
             plan,

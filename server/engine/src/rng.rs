@@ -31,6 +31,6 @@ impl Rng {
 
     /// Uniform in `0..n`; 0 for n = 0.
     pub fn below(&mut self, n: usize) -> usize {
-        (u128::from(self.next_u64()) * n as u128 >> 64) as usize
+        ((u128::from(self.next_u64()) * n as u128) >> 64) as usize
     }
 }

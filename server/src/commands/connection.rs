@@ -264,8 +264,11 @@ fn parse_kind(word: &[u8]) -> Result<Option<Kind>, CommandError> {
     }
 }
 
+/// Which clients are meant.
+type Filter = Box<dyn Fn(&Client) -> bool>;
+
 fn list(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
-    let keep: Box<dyn Fn(&Client) -> bool> = match ctx.args.len() {
+    let keep: Filter = match ctx.args.len() {
         2 => Box::new(|_| true),
         4 if eq_ignore_case(ctx.args.at(2), "TYPE") => {
             let kind = parse_kind(ctx.args.at(3))?;
@@ -304,7 +307,7 @@ fn kill(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     if ctx.args.len() % 2 == 1 {
         return Err(CommandError::Syntax);
     }
-    let mut filters: Vec<Box<dyn Fn(&Client) -> bool>> = Vec::new();
+    let mut filters: Vec<Filter> = Vec::new();
     let mut skip_me = true;
     for i in (2..ctx.args.len()).step_by(2) {
         let (option, value) = (ctx.args.at(i).to_ascii_lowercase(), ctx.args.at(i + 1));

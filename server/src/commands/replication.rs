@@ -83,7 +83,7 @@ fn role(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
 }
 
 fn replconf(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    if ctx.args.len() % 2 == 0 {
+    if ctx.args.len().is_multiple_of(2) {
         return Err(CommandError::Syntax);
     }
     let replica = &mut ctx.session.replica;

@@ -100,12 +100,11 @@ fn change<R>(server: &Server, f: impl FnOnce(&mut Role) -> Result<R, Refusal>) -
     let mut role = server.repl.role.lock();
     let before = role.clone();
     let result = f(&mut role).map_err(error)?;
-    if role.durable != before.durable {
-        if let Err(text) = store(&server.settings(), &role.durable) {
+    if role.durable != before.durable
+        && let Err(text) = store(&server.settings(), &role.durable) {
             *role = before;
             return Err(CommandError::text(format!("ERR {text}")));
         }
-    }
     server.repl.publish(&role);
     Ok(result)
 }

@@ -185,7 +185,7 @@ fn expire_at(ctx: &mut Ctx<'_>, base: i64, unit: i64, name: &'static str) -> Com
     // No expiry counts as one that is infinitely far.
     let allowed = match old {
         None => !xx && !gt,
-        Some(old) => !nx && !(gt && at <= old as i64) && !(lt && at >= old as i64),
+        Some(old) => !(nx || (gt && at <= old as i64) || (lt && at >= old as i64)),
     };
     if !allowed {
         ctx.out.int(0);

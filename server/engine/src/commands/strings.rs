@@ -224,7 +224,7 @@ fn mget(ctx: &mut Ctx<'_>) -> CommandResult {
 }
 
 fn check_pairs(ctx: &Ctx<'_>, name: &str) -> CommandResult {
-    if ctx.args.len() % 2 == 0 { Err(CommandError::Arity(name.into())) } else { Ok(()) }
+    if ctx.args.len().is_multiple_of(2) { Err(CommandError::Arity(name.into())) } else { Ok(()) }
 }
 
 fn put_pairs(ctx: &mut Ctx<'_>) {

@@ -208,7 +208,7 @@ impl<'l, R: Read> Reader<'l, R> {
     }
 
     /// The next event; nothing may be read after [`Event::End`].
-    pub fn next(&mut self) -> Result<Event, RdbError> {
+    pub fn read(&mut self) -> Result<Event, RdbError> {
         let (mut expires_ms, mut idle_seconds) = (None, None);
         self.key = None;
         loop {

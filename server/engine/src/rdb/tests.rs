@@ -81,7 +81,7 @@ fn load(bytes: &[u8], limits: &Limits) -> Result<Keyspace, RdbError> {
     let mut reader = Reader::new(bytes, true, limits)?;
     let mut db = 0;
     loop {
-        match reader.next()? {
+        match reader.read()? {
             Event::SelectDb(n) => db = n as usize,
             Event::Entry { key, value, expires_ms, .. } => {
                 assert!(keyspace.load(db, &key, value, expires_ms, 0));

@@ -63,7 +63,7 @@ impl Intset {
             return Err(IntsetError::Width(width));
         }
         let count = read(&[count[0], count[1], count[2], count[3], 0, 0, 0, 0]) as usize;
-        if (buf.len() - HEADER) % width as usize != 0 || (buf.len() - HEADER) / width as usize != count {
+        if !(buf.len() - HEADER).is_multiple_of(width as usize) || (buf.len() - HEADER) / width as usize != count {
             return Err(IntsetError::Count);
         }
         let it = Self { buf };
