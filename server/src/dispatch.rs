@@ -191,16 +191,17 @@ fn execute_inner(
         }
     }
     if let Some(multi) = &mut session.multi
-        && !["exec", "discard", "multi", "watch", "quit", "reset"].contains(&spec.name) {
-            if spec.flags.contains(Flags::NO_MULTI) {
-                multi.failed = true;
-                let error = CommandError::Static("ERR Command not allowed inside a transaction");
-                return reject(server, session, Some(entry), error);
-            }
-            multi.queue.push(args.to_owned());
-            session.out.simple("QUEUED");
-            return Next::Continue;
+        && !["exec", "discard", "multi", "watch", "quit", "reset"].contains(&spec.name)
+    {
+        if spec.flags.contains(Flags::NO_MULTI) {
+            multi.failed = true;
+            let error = CommandError::Static("ERR Command not allowed inside a transaction");
+            return reject(server, session, Some(entry), error);
         }
+        multi.queue.push(args.to_owned());
+        session.out.simple("QUEUED");
+        return Next::Continue;
+    }
     let begun = clock::instant();
     let next = match entry.handler {
         Handler::Engine(_) => {

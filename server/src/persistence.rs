@@ -182,10 +182,11 @@ impl Snapshot {
             }
             if out.len() >= 1 << 18 || step == WalkStep::Done {
                 if failed.is_none()
-                    && let Err(source) = file.write_all(&out) {
-                        failed = Some(source);
-                        self.abort();
-                    }
+                    && let Err(source) = file.write_all(&out)
+                {
+                    failed = Some(source);
+                    self.abort();
+                }
                 out.clear();
             }
             if step == WalkStep::Done {

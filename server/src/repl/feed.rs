@@ -329,13 +329,14 @@ fn take_acks(server: &Server, feed: &Feed, input: &mut Vec<u8>, parser: &mut Req
                 if args.len() >= 3
                     && args.at(0).eq_ignore_ascii_case(b"REPLCONF")
                     && args.at(1).eq_ignore_ascii_case(b"ACK")
-                    && let Some(offset) = resp::number::parse_u64(args.at(2)) {
-                        if feed.state() == FeedState::Sending {
-                            feed.set_state(FeedState::Online);
-                            tracing::info!("Synchronization with replica {}:{} succeeded", feed.ip, feed.port);
-                        }
-                        server.repl.on_ack(feed, offset);
+                    && let Some(offset) = resp::number::parse_u64(args.at(2))
+                {
+                    if feed.state() == FeedState::Sending {
+                        feed.set_state(FeedState::Online);
+                        tracing::info!("Synchronization with replica {}:{} succeeded", feed.ip, feed.port);
                     }
+                    server.repl.on_ack(feed, offset);
+                }
                 start += len;
             }
             Request::Inline { len, .. } => start += len,

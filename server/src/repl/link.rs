@@ -309,10 +309,11 @@ impl Link<'_> {
             // The data here is given up only for a file that is whole, and that passes the fence.
             let offered = persistence::read_file(server, &temp.0, false, &mut alive)?;
             if let Err(reason) = own.judge(offered.fence())
-                && !info.accept_once.swap(false, Ordering::AcqRel) {
-                    *info.refused.lock() = reason;
-                    return Err(LinkError::Fenced(reason));
-                }
+                && !info.accept_once.swap(false, Ordering::AcqRel)
+            {
+                *info.refused.lock() = reason;
+                return Err(LinkError::Fenced(reason));
+            }
         }
         *info.refused.lock() = "";
         // From here on the file on the disk is the new data set, whatever happens to this process.

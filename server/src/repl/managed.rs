@@ -101,10 +101,11 @@ fn change<R>(server: &Server, f: impl FnOnce(&mut Role) -> Result<R, Refusal>) -
     let before = role.clone();
     let result = f(&mut role).map_err(error)?;
     if role.durable != before.durable
-        && let Err(text) = store(&server.settings(), &role.durable) {
-            *role = before;
-            return Err(CommandError::text(format!("ERR {text}")));
-        }
+        && let Err(text) = store(&server.settings(), &role.durable)
+    {
+        *role = before;
+        return Err(CommandError::text(format!("ERR {text}")));
+    }
     server.repl.publish(&role);
     Ok(result)
 }

@@ -159,13 +159,15 @@ fn string(out: &mut Vec<u8>, bytes: &[u8], compress: bool) {
             _ => {}
         }
     }
-    if compress && bytes.len() > COMPRESS_MIN
-        && let Some(packed) = lzf::compress(bytes, bytes.len() - 4) {
-            out.push(0xC3);
-            length(out, packed.len() as u64);
-            length(out, bytes.len() as u64);
-            return out.extend_from_slice(&packed);
-        }
+    if compress
+        && bytes.len() > COMPRESS_MIN
+        && let Some(packed) = lzf::compress(bytes, bytes.len() - 4)
+    {
+        out.push(0xC3);
+        length(out, packed.len() as u64);
+        length(out, bytes.len() as u64);
+        return out.extend_from_slice(&packed);
+    }
     length(out, bytes.len() as u64);
     out.extend_from_slice(bytes);
 }
