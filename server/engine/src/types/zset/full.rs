@@ -59,10 +59,7 @@ impl Full {
     fn rescore(&mut self, id: u32, name: &[u8], score: f64) {
         let Self { members, order, .. } = self;
         let old = Key { score: members.score(id), name, members };
-        if !order.rescore(old, score) {
-            order.remove(old);
-            order.insert(Key { score, ..old }, id);
-        }
+        order.rescore(old, score, id);
         members.set_score(id, score);
     }
 

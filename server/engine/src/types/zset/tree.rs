@@ -57,7 +57,7 @@ pub(super) struct Key<'a> {
     pub members: &'a Slab,
 }
 
-/// Which child leads to an entry, and where it is in its leaf.
+/// Which child leads to a place, and where it is in its leaf.
 trait Seek {
     fn child(&mut self, inner: &Inner) -> usize;
     fn spot(&self, leaf: &Run) -> usize;
@@ -113,20 +113,40 @@ impl Tree {
 
     /// Removes the entry of `key`, which must be there.
     pub(super) fn remove(&mut self, mut key: Key<'_>) {
-        self.cut(&mut key, 1, &mut |_| {});
+        self.cut(&mut key, &mut |leaf, at| leaf.remove(at..at + 1));
     }
 
     /// Removes the entries of a range of ranks and gives their numbers to `f`.
     pub(super) fn remove_ranks(&mut self, ranks: Range<usize>, mut f: impl FnMut(u32)) {
         let mut left = ranks.end.min(self.len).saturating_sub(ranks.start);
         while left > 0 {
-            left -= self.cut(&mut Rank(ranks.start), left, &mut f);
+            left -= self.cut(&mut Rank(ranks.start), &mut |leaf, at| {
+                let part = at..at.saturating_add(left).min(leaf.len());
+                leaf.ids[part.clone()].iter().for_each(|&id| f(id));
+                leaf.remove(part)
+            });
         }
     }
 
-    /// Removes up to `max` entries from the one that is sought on, as far as its leaf reaches.
-    fn cut(&mut self, seek: &mut impl Seek, max: usize, f: &mut impl FnMut(u32)) -> usize {
-        let removed = self.root.cut(seek, max, f);
+    /// Gives the entry of `key`, number `id`, a new score.
+    pub(super) fn rescore(&mut self, mut key: Key<'_>, score: f64, id: u32) {
+        let new = Key { score, ..key };
+        let moved = self.cut(&mut key, &mut |leaf, at| {
+            // An entry at a leaf's end has its neighbour elsewhere.
+            if at > 0 && at + 1 < leaf.len() && new.is_behind(leaf, at - 1) && !new.is_behind(leaf, at + 1) {
+                leaf.scores[at] = score;
+                return 0;
+            }
+            leaf.remove(at..at + 1)
+        });
+        if moved > 0 {
+            self.insert(new, id);
+        }
+    }
+
+    /// Leads `change` to the leaf and the place in it that are sought; it returns how many entries it removed there.
+    fn cut(&mut self, seek: &mut impl Seek, change: &mut impl FnMut(&mut Run, usize) -> usize) -> usize {
+        let removed = self.root.cut(seek, change);
         self.len -= removed;
         while let Node::Inner(inner) = &mut self.root
             && inner.children.len() <= 1
@@ -134,28 +154,6 @@ impl Tree {
             self.root = inner.children.pop().unwrap_or_else(|| Node::Leaf(Box::default()));
         }
         removed
-    }
-
-    /// Gives the entry of `key` a new score where it stands; `false` if that would not be its place.
-    pub(super) fn rescore(&mut self, key: Key<'_>, score: f64) -> bool {
-        let mut node = &mut self.root;
-        let leaf = loop {
-            match node {
-                Node::Inner(inner) => {
-                    let at = inner.child_for(&key);
-                    node = &mut inner.children[at];
-                }
-                Node::Leaf(leaf) => break leaf,
-            }
-        };
-        let at = leaf.before(&key);
-        let new = Key { score, ..key };
-        // An entry at a leaf's end has its neighbour elsewhere, and a leaf's first entry is noted in its parents.
-        if at == 0 || at + 1 >= leaf.len() || !new.is_behind(leaf, at - 1) || new.is_behind(leaf, at + 1) {
-            return false;
-        }
-        leaf.scores[at] = score;
-        true
     }
 
     /// Number of entries before `key`.
@@ -287,11 +285,13 @@ impl Run {
         self.len += 1;
     }
 
-    fn remove(&mut self, range: Range<usize>) {
+    /// Removes the entries of a range; returns how many.
+    fn remove(&mut self, range: Range<usize>) -> usize {
         let len = self.len();
         self.scores.copy_within(range.end..len, range.start);
         self.ids.copy_within(range.end..len, range.start);
         self.len -= range.len() as u32;
+        range.len()
     }
 
     /// Moves the entries from `at` on into a new run.
@@ -487,20 +487,19 @@ impl Node {
         }
     }
 
-    fn cut(&mut self, seek: &mut impl Seek, max: usize, f: &mut impl FnMut(u32)) -> usize {
+    fn cut(&mut self, seek: &mut impl Seek, change: &mut impl FnMut(&mut Run, usize) -> usize) -> usize {
         match self {
             Node::Leaf(leaf) => {
                 let at = seek.spot(leaf);
-                let end = at.saturating_add(max).min(leaf.len());
-                leaf.ids[at..end].iter().for_each(|&id| f(id));
-                leaf.remove(at..end);
-                end - at
+                change(leaf, at)
             }
             Node::Inner(inner) => {
                 let at = seek.child(inner);
-                let removed = inner.children[at].cut(seek, max, f);
-                inner.counts[at] -= removed as u32;
-                inner.tidy(at);
+                let removed = inner.children[at].cut(seek, change);
+                if removed > 0 {
+                    inner.counts[at] -= removed as u32;
+                    inner.tidy(at);
+                }
                 removed
             }
         }
