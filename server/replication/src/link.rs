@@ -430,13 +430,21 @@ impl Link {
         self.master_end
     }
 
+    /// The full resync that is under way.
+    pub fn sync(&self) -> Option<Sync> {
+        match self.state {
+            State::Head(sync) | State::Body(sync, _) | State::Loading(sync) => Some(sync),
+            _ => None,
+        }
+    }
+
     pub fn is_streaming(&self) -> bool {
         self.state == State::Streaming
     }
 
     /// A full resync is under way: the data here may be about to go.
     pub fn is_syncing(&self) -> bool {
-        matches!(self.state, State::Head(_) | State::Body(..) | State::Loading(_))
+        self.sync().is_some()
     }
 
     pub fn info(&self, now_ms: u64) -> LinkInfo {
