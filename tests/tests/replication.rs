@@ -64,7 +64,7 @@ fn load(conn: &mut Conn, rounds: u32) {
 
 fn sync_count(server: &Server) -> (u64, u64) {
     let mut conn = server.conn();
-    (conn.info("sync_full").parse().unwrap(), conn.info("sync_partial_ok").parse().unwrap())
+    (conn.info("sync_full").parse().expect("a number"), conn.info("sync_partial_ok").parse().expect("a number"))
 }
 
 fn both_ways(master: &Server, replica: &Server) {
