@@ -170,7 +170,8 @@ fn execute_inner(
     let spec = entry.spec;
     if !spec.arity_ok(args.len()) {
         let error = CommandError::Arity(spec.name.into());
-        if spec.name == "exec" && session.multi.take().is_some() {
+        if spec.name == "exec" {
+            session.multi = None;
             session.client.in_multi.store(false, Ordering::Relaxed);
             session.unwatch(server);
             let text = error.to_string();

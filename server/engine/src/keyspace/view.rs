@@ -8,6 +8,9 @@ use super::{Keyspace, Locked, Shard, Shards};
 use crate::types::{Kind, Object};
 use crate::{CommandError, Effects, Limits, access};
 
+/// Positions without keys that one SCAN call may pass, so that a small database is scanned in one call.
+const EMPTY_POSITIONS_MAX: usize = 8192;
+
 /// What happens to a key whose time has passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpiredKeys {
@@ -574,7 +577,7 @@ impl<'a> KeysView<'a> {
                 }
             }
             visits += 1;
-            if seen >= count || visits >= count.saturating_mul(10) {
+            if seen >= count || visits >= count.saturating_mul(10).saturating_add(EMPTY_POSITIONS_MAX) {
                 break;
             }
         }

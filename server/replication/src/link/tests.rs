@@ -245,6 +245,8 @@ proptest! {
         let mut replica = Replica::plain().shaken();
         replica.hears(format!("+FULLRESYNC {} 55\r\n$EOF:{mark}\r\n", id(2)).as_bytes()).unwrap();
         let wire: Vec<u8> = body.iter().chain(mark.as_str().as_bytes()).copied().collect();
+        // A body that contains the whole mark has no end that anybody could find.
+        prop_assume!(!wire[..wire.len() - 1].windows(40).any(|w| w == mark.as_str().as_bytes()));
         let (mut rest, mut cuts) = (&wire[..], cuts.into_iter().cycle());
         while !rest.is_empty() {
             prop_assert!(replica.events.last() != Some(&Event::BodyEnds), "it ended too early");
