@@ -22,7 +22,8 @@ pub(crate) async fn run(server: &Arc<Server>) {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let now = clock::monotonic_ms();
         let settings = server.settings();
-        if server.active_expire.load(Ordering::Acquire) && !server.repl.is_replica() && !server.repl.is_awaiting() {
+        let own = !server.repl.is_replica() && !server.repl.is_awaiting();
+        if own && server.active_expire.load(Ordering::Acquire) {
             expiry.round(server);
         }
         persistence::save_if_due(server);
@@ -72,6 +73,9 @@ impl ActiveExpiry {
     fn visit(&mut self, server: &Server, settings: &crate::config::Settings) -> bool {
         const POSITIONS: usize = 32;
         let mut locked = server.keyspace.lock_one(self.shard);
+        if !server.repl.still_writable(true) {
+            return true;
+        }
         let now = clock::unix_ms();
         let mut keys =
             KeysView::new(&server.keyspace, &mut locked, &settings.limits, self.db, ExpiredKeys::Delete, now);

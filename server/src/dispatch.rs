@@ -134,6 +134,9 @@ impl Session {
     }
 }
 
+/// To a client whose write came too late: the role was given away meanwhile.
+const NOT_WRITABLE: &str = "READONLY You can't write against a read only replica.";
+
 /// Runs one command. `raw`: its bytes as a multibulk request, if that is how it came; `hash`: of its first argument.
 pub fn execute(
     server: &Server,
@@ -317,14 +320,12 @@ fn gate(server: &Server, settings: &Settings, session: &Session, entry: &Entry, 
     Ok(())
 }
 
+fn is_write(args: Args<'_>) -> bool {
+    Registry::get().find(args.at(0)).is_some_and(|e| e.spec.flags.contains(Flags::WRITE))
+}
+
 fn queued_writes(session: &Session) -> bool {
-    let registry = Registry::get();
-    session.multi.as_ref().is_some_and(|multi| {
-        multi
-            .queue
-            .iter()
-            .any(|args| registry.find(args.as_args().at(0)).is_some_and(|e| e.spec.flags.contains(Flags::WRITE)))
-    })
+    session.multi.as_ref().is_some_and(|multi| multi.queue.iter().any(|args| is_write(args.as_args())))
 }
 
 /// Loading, awaiting, replica, no lease: the states in which not everything may run.
@@ -384,6 +385,8 @@ fn expired_keys(server: &Server, origin: Origin) -> ExpiredKeys {
     match origin {
         Origin::Master => ExpiredKeys::Keep,
         Origin::Client if server.repl.is_replica() => ExpiredKeys::Hide,
+        // A master that may not write adds nothing to its history, deletions included.
+        Origin::Client if server.repl.managed && !server.repl.leads(clock::monotonic_ms()) => ExpiredKeys::Hide,
         Origin::Client => ExpiredKeys::Delete,
     }
 }
@@ -399,6 +402,12 @@ fn run_engine(
 ) {
     let positions = entry.spec.key_positions(args);
     let mut locked = lock(server, entry.spec.flags, positions, args, hash);
+    let write = session.origin == Origin::Client && entry.spec.flags.contains(Flags::WRITE);
+    if write && !server.repl.still_writable(settings.replica_read_only) {
+        drop(locked);
+        reject(server, session, Some(entry), CommandError::Static(NOT_WRITABLE));
+        return;
+    }
     let mut records = Records::default();
     let now_ms = clock::unix_ms();
     run_locked(server, settings, session, entry, args, raw, hash, &mut locked, now_ms, &mut records);
@@ -646,6 +655,12 @@ fn exec(server: &Server, settings: &Settings, session: &mut Session, multi: Mult
         session.unwatch(server);
         session.out.null_array();
         return Next::Continue;
+    }
+    let writes = session.origin == Origin::Client && multi.queue.iter().any(|args| is_write(args.as_args()));
+    if writes && !server.repl.still_writable(settings.replica_read_only) {
+        drop(locked);
+        session.unwatch(server);
+        return reject(server, session, None, CommandError::Static(NOT_WRITABLE));
     }
     let now_ms = clock::unix_ms();
     let mut records = Records::default();

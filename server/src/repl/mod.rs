@@ -196,6 +196,17 @@ impl Replication {
         self.update_quiet();
     }
 
+    /// Asked with the shards of a write locked: may it still change them? A promise or another role that came between
+    /// the gate and the locks says no (R2, R3).
+    #[inline]
+    pub fn still_writable(&self, read_only: bool) -> bool {
+        if self.managed {
+            self.mode.load(Ordering::Acquire) == MASTER && self.may_write(clock::monotonic_ms())
+        } else {
+            !(read_only && self.is_replica())
+        }
+    }
+
     /// True while a handover pauses the writes of this master.
     pub fn handing_over(&self, now_ms: u64) -> bool {
         now_ms < self.paused_until.load(Ordering::Acquire) && self.mode.load(Ordering::Acquire) == MASTER
@@ -347,11 +358,17 @@ impl Replication {
         if self.mode.load(Ordering::Acquire) != MASTER || self.feed_count() == 0 {
             return;
         }
+        // R2: from a promise on nothing is added to this history. Held over the append, so that none comes between.
+        let role = self.role.lock();
+        if role.role_epoch() != role.durable.promised {
+            return;
+        }
         let end = {
             let mut log = self.log.lock();
             log.append_plain(b"*1\r\n$4\r\nPING\r\n");
             log.log.end()
         };
+        drop(role);
         let mut samples = self.samples.lock();
         samples.push_back((end, now_ms));
         while samples.len() > 64 {
