@@ -135,6 +135,11 @@ impl LocalInstance {
         (process, seen)
     }
 
+    /// Whether there is a process now.
+    pub fn has_process(&self) -> bool {
+        self.process.borrow().is_running()
+    }
+
     /// Collects what is seen, and which incarnations are known to have ended (rule R5): those of lives that were reaped.
     pub fn observe(&mut self, clock: &Clock, ended: &mut BTreeSet<String>) -> Instance {
         let (process, seen) = self.look();
@@ -161,7 +166,8 @@ impl LocalInstance {
         }
 
         Instance {
-            running: process.is_running(),
+            // One that is about to have its first process counts as running: an election waits for it.
+            running: process.is_running() || process.life == 0,
             host: HOST.to_string(),
             port: self.ports.port,
             status_ms: seen.last.as_ref().map_or(0, |sighting| clock.at(sighting.asked)),

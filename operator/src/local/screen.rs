@@ -5,6 +5,7 @@
 //! moves on) and has settled: the steps between are told by the events. With `--log-format json` everything is one JSON
 //! object per line.
 
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -192,9 +193,42 @@ impl<W: Write> Screen<W> {
     }
 }
 
+/// Roles and links as events: each is told when it has lasted for a moment, so that the steps of a failover do not hide
+/// what has come of it. Starts and ends are told by the supervisor.
+#[derive(Debug, Default)]
+pub struct Tidings {
+    told: BTreeMap<String, String>,
+    pending: BTreeMap<String, (String, Instant)>,
+}
+
+impl Tidings {
+    /// What is news at `now`: instance and text.
+    pub fn settled(&mut self, rows: &[Row], now: Instant) -> Vec<(String, String)> {
+        let mut news = Vec::new();
+        for row in rows {
+            let text = words(row);
+            let (pending, since) = self.pending.entry(row.name.clone()).or_insert_with(|| (text.clone(), now));
+            if *pending != text {
+                (*pending, *since) = (text, now);
+            } else if now.duration_since(*since) >= SETTLED && self.told.get(&row.name) != Some(&text) {
+                self.told.insert(row.name.clone(), text.clone());
+                if !matches!(row.role.as_str(), "down" | "starting") {
+                    news.push((row.name.clone(), text));
+                }
+            }
+        }
+        news
+    }
+}
+
+fn words(row: &Row) -> String {
+    let link = if row.link == "-" { String::new() } else { format!(", link {}", row.link) };
+    let note = if row.note.is_empty() { String::new() } else { format!(" ({})", row.note) };
+    format!("{}{link}{note}", row.role)
+}
+
 /// Epoch, summary, and of each instance name, role, link and note.
 type Gist<'v> = (u64, &'v str, Vec<(&'v str, &'v str, &'v str, &'v str)>);
-
 /// What must change to be worth a line: not the numbers that always move.
 fn gist(view: &View) -> Gist<'_> {
     let rows = view.instances.iter().map(|r| (r.name.as_str(), r.role.as_str(), r.link.as_str(), r.note.as_str()));
@@ -290,6 +324,25 @@ quickstart-replica-0  replica  up       990   10  20001   77";
             screen.status("t", &view(1000), Instant::now());
         });
         assert!(text.lines().all(|line| line.chars().count() < 20), "{text}");
+    }
+
+    #[test]
+    fn a_link_that_was_down_for_a_moment_is_no_event() {
+        let start = Instant::now();
+        let mut tidings = Tidings::default();
+        let mut at = |ms: u64, link: &str| {
+            let rows = [row("x-replica-0", "replica", link, 1, None)];
+            let told = tidings.settled(&rows, start + Duration::from_millis(ms));
+            told.into_iter().map(|(_, text)| text).collect::<Vec<_>>().join(";")
+        };
+        assert_eq!(at(0, "down"), "");
+        assert_eq!(at(100, "up"), "");
+        assert_eq!(at(400, "up"), "replica, link up");
+        assert_eq!(at(500, "down"), "");
+        assert_eq!(at(600, "up"), "");
+        assert_eq!(at(900, "up"), "");
+        assert_eq!(at(1000, "down"), "");
+        assert_eq!(at(1300, "down"), "replica, link down");
     }
 
     #[test]

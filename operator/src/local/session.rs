@@ -25,7 +25,7 @@ use super::link::{Outcome, POLL_BUSY, POLL_QUIET};
 use super::metrics::{Metrics, MetricsServer};
 use super::ports::Ports;
 use super::record_store::{RecordStore, StoreError};
-use super::screen::{LogFormat, Row, Screen, View, table};
+use super::screen::{LogFormat, Row, Screen, Tidings, View, table};
 use super::start::read_manifest;
 use super::supervisor::{self, Launch, ProcessEvent};
 use super::watch::{Edit, ManifestFile, POLL_INTERVAL};
@@ -123,6 +123,7 @@ pub struct Session {
     endpoint_master: Option<String>,
     summary: String,
     rows: Vec<Row>,
+    tidings: Tidings,
     last_problem: String,
 
     reports: Reports,
@@ -181,6 +182,7 @@ impl Session {
             endpoint_master: None,
             summary: String::new(),
             rows: Vec::new(),
+            tidings: Tidings::default(),
             last_problem: String::new(),
             reports: Reports {
                 process_events: process_events_in,
@@ -264,10 +266,10 @@ impl Session {
         // R5: where there is no process there is no incarnation of the record either, and another one that answers has
         // taken its place.
         if let Some(master) = self.record.as_ref().and_then(|r| r.master.as_ref())
-            && let Some(seen) = instances.get(&master.name)
+            && let Some(instance) = self.instances.get(&master.name)
         {
-            let another = seen.status.as_ref().is_some_and(|status| status.incarnation != master.incarnation);
-            if !seen.running || another {
+            let another = instance.status().is_some_and(|status| status.incarnation != master.incarnation);
+            if !instance.has_process() || another {
                 self.ended.insert(master.incarnation.clone());
             }
         }
@@ -468,6 +470,8 @@ impl Session {
         let ended_at = old.and_then(|m| self.instances.get(&m.name)).and_then(|i| i.ended_at);
         let kind = match (&record.target, old) {
             (_, None) => Kind::First,
+            // The first one since this operator has begun: nothing was lost that it has seen.
+            (Some(Target::Pending { .. }), Some(_)) if self.endpoint_master.is_none() => Kind::First,
             (Some(Target::Named { to }), Some(_)) => Kind::Switchover { to: to.clone() },
             (Some(Target::Members { .. }), Some(_)) => Kind::Members,
             (Some(Target::Pending { .. }) | None, Some(old)) if self.ended.contains(&old.incarnation) => {
@@ -741,7 +745,9 @@ impl Session {
         names.extend(self.instances.keys().filter(|name| !observed.wanted.contains(name)).cloned());
         let row = |name: &String| self.instances.get(name).map(|instance| instance.row(name, master_offset));
         let rows: Vec<Row> = names.iter().filter_map(row).collect();
-        self.tell_differences(&rows);
+        for (name, text) in self.tidings.settled(&rows, Instant::now().into_std()) {
+            self.event(&name, &text);
+        }
         let ready = plan.ready_replicas.len();
         self.summary = match plan.summary.as_str() {
             "well" => format!("well, {ready} of {} replicas ready", self.manifest.spec.replicas),
@@ -758,24 +764,6 @@ impl Session {
         self.metrics.replicas_ready.set(i64::try_from(ready).unwrap_or(i64::MAX));
         self.metrics.max_replica_lag_bytes.set(i64::try_from(lag).unwrap_or(i64::MAX));
         self.metrics.epoch.set(i64::try_from(view.epoch).unwrap_or(i64::MAX));
-    }
-
-    /// Roles and links that have changed since the last turn; starts and ends are told by the supervisor.
-    fn tell_differences(&mut self, rows: &[Row]) {
-        let mut news = Vec::new();
-        for row in rows {
-            let before = self.rows.iter().find(|r| r.name == row.name);
-            let same = before.is_some_and(|b| (&b.role, &b.link, &b.note) == (&row.role, &row.link, &row.note));
-            if same || matches!(row.role.as_str(), "down" | "starting") {
-                continue;
-            }
-            let link = if row.link == "-" { String::new() } else { format!(", link {}", row.link) };
-            let note = if row.note.is_empty() { String::new() } else { format!(" ({})", row.note) };
-            news.push((row.name.clone(), format!("{}{link}{note}", row.role)));
-        }
-        for (name, text) in news {
-            self.event(&name, &text);
-        }
     }
 
     // ---- the end ----

@@ -75,6 +75,14 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
         plan.summary = format!("waiting for the promise of {}", member.name);
         return;
     }
+    // R5.4: one that has just started may hold more than those who were quicker to answer, as after a restart of all. It
+    // is waited for as long as a silent master would be.
+    let begun_ms = o.election_since_ms.unwrap_or(0);
+    let starting = |m: &&Member| o.instances.get(&m.name).is_some_and(|i| i.running && i.status.is_none());
+    if let Some(member) = record.members.iter().find(starting).filter(|_| now_ms < begun_ms + o.down_after_ms) {
+        plan.summary = format!("waiting for {}, which has started, to answer", member.name);
+        return;
+    }
     if let Err(reason) = fenced(o, record, &promised, now_ms) {
         plan.summary = reason;
         return;
@@ -181,7 +189,10 @@ fn choose<'p, 'o>(
     };
     let rank = |p: &Promised<'o>| {
         let place = o.wanted.iter().position(|w| w == p.name).unwrap_or(usize::MAX);
-        let is_old = record.master.as_ref().is_some_and(|m| m.name == p.name && m.incarnation == p.status.incarnation);
+        // Also one that has come back complete, after an orderly end: so roles survive a restart of all.
+        let is_old = record.master.as_ref().is_some_and(|m| {
+            m.name == p.name && (m.incarnation == p.status.incarnation || p.status.complete)
+        });
         (p.status.history_epoch, p.status.offset, Some(p.name) == wanted, is_old, std::cmp::Reverse(place))
     };
     let best = promised.iter().filter(|p| p.status.has_data || o.allow_data_loss).max_by_key(|p| rank(p));

@@ -227,6 +227,28 @@ fn r5_3_leases_are_waited_for_when_the_end_is_not_known() {
 }
 
 #[test]
+fn r5_4_after_a_restart_of_all_those_who_are_slow_to_start_are_waited_for() {
+    let text = "m awaiting 2/0 1:100\n a awaiting 2/0 1:120\n b";
+    let mut o = observed(text, Some("2 master=m pending"));
+    o.ended.insert("i-m".into());
+    o.instances.get_mut("b").unwrap().running = true;
+    o.election_since_ms = Some(NOW - 1999);
+    check(&o, "");
+    o.election_since_ms = Some(NOW - 2000);
+    check(&o, "record 2 master a");
+}
+
+#[test]
+fn after_a_restart_of_all_the_master_that_came_back_complete_goes_on() {
+    let mut o = observed("m awaiting 2/0 1:100\n a awaiting 2/0 1:100", Some("2 master=a pending"));
+    o.record.as_mut().unwrap().master.as_mut().unwrap().incarnation = "before".into();
+    o.ended.insert("before".into());
+    check(&o, "record 2 master a");
+    o.instances.get_mut("a").unwrap().status.as_mut().unwrap().complete = false;
+    check(&o, "record 2 master m");
+}
+
+#[test]
 fn r5_with_a_quorum_enough_complete_members_must_answer() {
     let text = "m\n a replica 2/1 1:100\n b replica 2/1 1:90 incomplete";
     let mut o = observed(text, Some("2 master=m pending quorum=1"));
