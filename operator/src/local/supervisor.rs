@@ -40,6 +40,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 const GOOD_LIFE: Duration = Duration::from_secs(10);
 /// At a start a log longer than this is put aside as `server.log.1`.
 const LOG_BYTES_MAX: u64 = 16 << 20;
+/// Of a log's last paragraph.
+const LAST_WORDS_LINES_MAX: usize = 3;
 
 /// What to run for an instance, and where.
 #[derive(Debug, Clone)]
@@ -182,7 +184,7 @@ impl Run {
                     };
                     self.process.send_modify(|p| p.state = ProcessState::Resting);
                     let restart_in = backoff.after(began.elapsed());
-                    let last_words = last_line(&self.launch.dir.join("server.log"));
+                    let last_words = last_words(&self.launch.dir.join("server.log"));
                     self.tell(ProcessEvent::Ended { how, last_words, restart_in }).await;
                     restart_in
                 }
@@ -347,8 +349,8 @@ fn open_log(path: &Path) -> io::Result<File> {
     OpenOptions::new().create(true).append(true).open(path)
 }
 
-/// The last line of the log that is not empty: usually why a server has ended.
-fn last_line(path: &Path) -> String {
+/// The last paragraph of the log: usually why a server has ended (a bad directive takes three lines).
+fn last_words(path: &Path) -> String {
     let tail = || -> io::Result<String> {
         let mut file = File::open(path)?;
         let len = file.metadata()?.len();
@@ -358,7 +360,10 @@ fn last_line(path: &Path) -> String {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     };
     let text = tail().unwrap_or_default();
-    text.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or_default().trim().to_string()
+    let lines: Vec<&str> = text.trim_end().lines().map(str::trim).collect();
+    let paragraph = lines.iter().rposition(|line| line.is_empty()).map_or(0, |at| at + 1);
+    let last = &lines[paragraph.max(lines.len().saturating_sub(LAST_WORDS_LINES_MAX))..];
+    last.join(" ")
 }
 
 /// The pause before the next life.
@@ -428,11 +433,11 @@ mod tests {
     async fn the_last_words_of_a_process_are_told() {
         let dir = tempfile::tempdir().unwrap();
         let (tx, mut events) = mpsc::channel(16);
-        let launch = script(dir.path(), "echo first; echo 'Bad directive' >&2; echo; exit 3");
+        let launch = script(dir.path(), "echo first; echo; echo 'at line 3' >&2; echo 'Bad directive' >&2; echo; exit 3");
         let supervisor = Supervisor::start("x", launch, tx);
         assert!(matches!(next(&mut events).await, ProcessEvent::Started { .. }));
         let ProcessEvent::Ended { how, last_words, .. } = next(&mut events).await else { panic!("not ended") };
-        assert_eq!((how.as_str(), last_words.as_str()), ("exited with code 3", "Bad directive"));
+        assert_eq!((how.as_str(), last_words.as_str()), ("exited with code 3", "at line 3 Bad directive"));
         supervisor.stop(SOON).await;
     }
 

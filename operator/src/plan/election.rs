@@ -62,8 +62,9 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
             let instance = o.instances.get(&member.name)?;
             // R5.4: what is alive at this moment, of the volume that is the member.
             let fresh = now_ms.saturating_sub(instance.status_ms) <= FRESH_MS;
-            let counts =
-                status.promised == epoch && status.role_epoch < epoch && status.volume == member.volume && fresh;
+            // A person who gives the data up may also go on with volumes that are new.
+            let is_member = status.volume == member.volume || o.allow_data_loss;
+            let counts = status.promised == epoch && status.role_epoch < epoch && is_member && fresh;
             counts.then_some(Promised { name: &member.name, status, status_ms: instance.status_ms })
         })
         .collect();
@@ -207,13 +208,17 @@ fn choose<'p, 'o>(
 
 /// R5.5: the choice goes into the record; it is told afterwards.
 fn conclude(o: &Observed, record: &Record, name: &str, status: &Status, plan: &mut Plan) {
-    let (members, quorum) = match &record.target {
+    let (mut members, quorum) = match &record.target {
         Some(Target::Members { members, quorum }) => (members.clone(), *quorum),
         _ => (record.members.clone(), record.quorum),
     };
+    // Its volume as answered: another one than the record's only where a person has given the data up.
+    for member in members.iter_mut().filter(|m| m.name == name) {
+        member.volume.clone_from(&status.volume);
+    }
     // R11: with a quorum the change is settled when the new epoch's mark is held by K replicas.
     let changed = members != record.members || quorum != record.quorum;
-    let previous = (changed && quorum.max(record.quorum) > 0)
+    let previous = (changed && !o.allow_data_loss && quorum.max(record.quorum) > 0)
         .then(|| Previous { members: record.members.clone(), quorum: record.quorum });
     plan.event(name, format!("master of epoch {}", record.epoch));
     plan.write(Record {
@@ -225,7 +230,6 @@ fn conclude(o: &Observed, record: &Record, name: &str, status: &Status, plan: &m
         initialized: true,
         ..record.clone()
     });
-    let _ = o;
     plan.summary = format!("{name} becomes master of epoch {}", record.epoch);
     plan.wake_ms = 0;
 }

@@ -227,6 +227,20 @@ fn r5_3_leases_are_waited_for_when_the_end_is_not_known() {
 }
 
 #[test]
+fn r9_whoever_gives_the_data_up_may_go_on_with_new_volumes() {
+    let mut o = observed("m awaiting 2/0 0:0 empty\n a awaiting 2/0 0:0 empty", Some("2 pending"));
+    for name in ["m", "a"] {
+        o.instances.get_mut(name).unwrap().status.as_mut().unwrap().volume = format!("new-{name}");
+    }
+    check(&o, "");
+    o.allow_data_loss = true;
+    check(&o, "record 2 master m");
+    let actions = plan(&o, NOW).actions;
+    let Some(Action::WriteRecord(record)) = actions.iter().find(|a| matches!(a, Action::WriteRecord(_))) else { panic!() };
+    assert_eq!(record.members[0].volume, "new-m", "the master must be a member by its own volume");
+}
+
+#[test]
 fn r5_4_after_a_restart_of_all_those_who_are_slow_to_start_are_waited_for() {
     let text = "m awaiting 2/0 1:100\n a awaiting 2/0 1:120\n b";
     let mut o = observed(text, Some("2 master=m pending"));

@@ -16,6 +16,10 @@ use crate::dispatch::Next;
 use crate::persistence::replace_file;
 use crate::state::{Server, random, random_u64};
 
+/// How long the writes of a master wait for the end of an election that it takes part in. One that takes longer is waiting
+/// for something else, and then a client is better off with an error.
+const ELECTION_PAUSE_MS: u64 = 1500;
+
 fn state_path(settings: &Settings) -> PathBuf {
     Path::new(&settings.dir).join("replication.state")
 }
@@ -113,8 +117,15 @@ fn change<R>(server: &Server, f: impl FnOnce(&mut Role) -> Result<R, Refusal>) -
 fn promise(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     let epoch = number(ctx.args.at(2))?;
     let server = ctx.server;
-    change(server, |role| role.promise(epoch))?;
-    server.repl.paused_until.store(0, Ordering::Release);
+    // A master that promises may be elected again (R11) or be told to follow: until then its writes wait rather than fail.
+    // Where it follows, its clients are disconnected. The pause comes first, so that no write meets a master without lease.
+    let pause = &server.repl.paused_until;
+    let was_master = !server.repl.is_replica() && !server.repl.is_awaiting();
+    let before = pause.swap(if was_master { clock::monotonic_ms() + ELECTION_PAUSE_MS } else { 0 }, Ordering::AcqRel);
+    if let Err(refused) = change(server, |role| role.promise(epoch)) {
+        pause.store(before, Ordering::Release);
+        return Err(refused);
+    }
     if !server.repl.role.lock().may_follow() && server.repl.is_replica() {
         server.repl.drop_link();
         // What is being applied is finished before the answer; nothing of the old epoch is applied after it.
@@ -154,6 +165,10 @@ fn promote(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     }
     server.repl.samples.lock().clear();
     server.repl.disconnect_feeds();
+    if server.repl.role.lock().lease_until() == u64::MAX {
+        // A master alone needs no lease, so none comes to end the pause.
+        server.repl.paused_until.store(0, Ordering::Release);
+    }
     server.repl.set_mode(super::MASTER);
     tracing::info!("Promoted to master of epoch {epoch}");
     ctx.session.out.ok();
@@ -165,6 +180,7 @@ fn lease(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     let (duration, token) = (number(ctx.args.at(4))?, number(ctx.args.at(5))?);
     let now = clock::monotonic_ms();
     let left = change(ctx.server, |role| role.lease(epoch, incarnation, duration, token, now))?;
+    ctx.server.repl.paused_until.store(0, Ordering::Release);
     ctx.session.out.int(left as i64);
     Ok(Next::Continue)
 }
