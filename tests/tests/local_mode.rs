@@ -397,7 +397,9 @@ fn a_killed_master_is_replaced_and_comes_back_as_a_replica() {
     let begun = Instant::now();
     kill("-9", row.pid);
     wait_for("a write to be accepted", LIMIT, || {
-        local.try_conn(local.master_port).is_ok_and(|mut conn| conn.try_call(&["SET", "after", "1"]).is_ok_and(|v| !v.is_error()))
+        local
+            .try_conn(local.master_port)
+            .is_ok_and(|mut conn| conn.try_call(&["SET", "after", "1"]).is_ok_and(|v| !v.is_error()))
     });
     let took = begun.elapsed();
     println!("first accepted write {took:?} after kill -9");

@@ -433,7 +433,8 @@ mod tests {
     async fn the_last_words_of_a_process_are_told() {
         let dir = tempfile::tempdir().unwrap();
         let (tx, mut events) = mpsc::channel(16);
-        let launch = script(dir.path(), "echo first; echo; echo 'at line 3' >&2; echo 'Bad directive' >&2; echo; exit 3");
+        let launch =
+            script(dir.path(), "echo first; echo; echo 'at line 3' >&2; echo 'Bad directive' >&2; echo; exit 3");
         let supervisor = Supervisor::start("x", launch, tx);
         assert!(matches!(next(&mut events).await, ProcessEvent::Started { .. }));
         let ProcessEvent::Ended { how, last_words, .. } = next(&mut events).await else { panic!("not ended") };

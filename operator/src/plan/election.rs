@@ -191,9 +191,10 @@ fn choose<'p, 'o>(
     let rank = |p: &Promised<'o>| {
         let place = o.wanted.iter().position(|w| w == p.name).unwrap_or(usize::MAX);
         // Also one that has come back complete, after an orderly end: so roles survive a restart of all.
-        let is_old = record.master.as_ref().is_some_and(|m| {
-            m.name == p.name && (m.incarnation == p.status.incarnation || p.status.complete)
-        });
+        let is_old = record
+            .master
+            .as_ref()
+            .is_some_and(|m| m.name == p.name && (m.incarnation == p.status.incarnation || p.status.complete));
         (p.status.history_epoch, p.status.offset, Some(p.name) == wanted, is_old, std::cmp::Reverse(place))
     };
     let best = promised.iter().filter(|p| p.status.has_data || o.allow_data_loss).max_by_key(|p| rank(p));

@@ -236,7 +236,9 @@ fn r9_whoever_gives_the_data_up_may_go_on_with_new_volumes() {
     o.allow_data_loss = true;
     check(&o, "record 2 master m");
     let actions = plan(&o, NOW).actions;
-    let Some(Action::WriteRecord(record)) = actions.iter().find(|a| matches!(a, Action::WriteRecord(_))) else { panic!() };
+    let Some(Action::WriteRecord(record)) = actions.iter().find(|a| matches!(a, Action::WriteRecord(_))) else {
+        panic!()
+    };
     assert_eq!(record.members[0].volume, "new-m", "the master must be a member by its own volume");
 }
 
