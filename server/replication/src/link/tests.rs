@@ -235,8 +235,8 @@ proptest! {
         pieces in prop::collection::vec((any::<[u8; 3]>(), 0usize..=39), 0..20),
         cuts in prop::collection::vec(1usize..60, 1..40),
     ) {
-        // As a random one: no end of it is a beginning of it.
-        let mark = ReplId::from_random(std::array::from_fn(|i| i as u8 * 11 + 0x10));
+        // Its first letter comes once: no end of it is a beginning of it, so that only the whole can be taken for it.
+        let mark = ReplId::parse(b"a012345678901234567890123456789012345678").unwrap();
         let mut body = Vec::new();
         for (bytes, n) in pieces {
             body.extend_from_slice(&bytes);
