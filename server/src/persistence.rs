@@ -75,6 +75,18 @@ pub struct Snapshot {
     started: bool,
     /// Changes that the snapshot contains.
     dirty: u64,
+    /// The walk has come to its end.
+    done: bool,
+}
+
+/// A walk that was begun is finished in any case: entries that it has not passed would count as old for ever.
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        if !self.done {
+            self.abort();
+            while self.walk.step(&self.server.keyspace, &mut self.scratch, STEP, |_, _, _| {}) == WalkStep::More {}
+        }
+    }
 }
 
 /// Bytes encoded under one lock, about.
@@ -112,6 +124,7 @@ impl Snapshot {
             scratch: Vec::new(),
             started: false,
             dirty: server.dirty.load(Ordering::Acquire),
+            done: false,
         };
         drop(locked);
         (snapshot, readers)
@@ -155,6 +168,7 @@ impl Snapshot {
         if let Some(crc) = &mut self.crc {
             crc.update(&out[from..]);
         }
+        self.done |= step == WalkStep::Done;
         step
     }
 
