@@ -35,6 +35,22 @@ pub struct Record {
     pub previous: Option<Previous>,
 }
 
+impl Record {
+    /// Members whose answers an election asks for: those of the master's epoch and, while a change is not settled, those
+    /// before it (R11).
+    pub fn voters(&self) -> Vec<&Member> {
+        let mut voters: Vec<&Member> = self.members.iter().collect();
+        let before = self.previous.iter().flat_map(|p| &p.members);
+        voters.extend(before.filter(|m| !self.members.contains(m)));
+        voters
+    }
+
+    /// A member of the master's epoch.
+    pub fn has(&self, name: &str, volume: &str) -> bool {
+        self.members.iter().any(|m| m.name == name && m.volume == volume)
+    }
+}
+
 /// A process of an instance.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Holder {
@@ -65,4 +81,13 @@ pub enum Target {
 pub struct Previous {
     pub members: Vec<Member>,
     pub quorum: u32,
+    /// First epoch of the new configuration: who holds its mark, or a later one, has seen the change.
+    #[serde(default)]
+    pub until: u64,
+}
+
+impl Previous {
+    pub fn has(&self, name: &str, volume: &str) -> bool {
+        self.members.iter().any(|m| m.name == name && m.volume == volume)
+    }
 }

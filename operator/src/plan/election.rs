@@ -1,5 +1,7 @@
 //! R5 and R10: from the intent in the record to a new master in it.
 
+use std::collections::BTreeSet;
+
 use super::{Order, Plan, SWITCHOVER_MS};
 use crate::observe::{Observed, Role, Status};
 use crate::record::{Holder, Member, Previous, Record, Target};
@@ -47,15 +49,15 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
         }
         Target::Pending {} => {}
     }
-    // R5.2: promises from every member that answers.
-    for member in &record.members {
-        if let Some(status) = o.answering(&member.name).filter(|s| s.promised < epoch) {
-            let _ = status;
-            plan.send(&member.name, Order::Promise { epoch });
+    // R5.2: promises from every member that answers; while a change is not settled, from both configurations (R11).
+    let voters = record.voters();
+    let asked: BTreeSet<&str> = voters.iter().map(|m| m.name.as_str()).collect();
+    for name in asked {
+        if o.answering(name).is_some_and(|s| s.promised < epoch) {
+            plan.send(name, Order::Promise { epoch });
         }
     }
-    let promised: Vec<Promised<'_>> = record
-        .members
+    let promised: Vec<Promised<'_>> = voters
         .iter()
         .filter_map(|member| {
             let status = o.answering(&member.name)?;
@@ -68,10 +70,8 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
             counts.then_some(Promised { name: &member.name, status, status_ms: instance.status_ms })
         })
         .collect();
-    let waited_for = record
-        .members
-        .iter()
-        .find(|m| o.answering(&m.name).is_some_and(|s| s.volume == m.volume && (s.promised < epoch || s.loading)));
+    let waited_for =
+        voters.iter().find(|m| o.answering(&m.name).is_some_and(|s| s.volume == m.volume && (s.promised < epoch || s.loading)));
     if let Some(member) = waited_for {
         plan.summary = format!("waiting for the promise of {}", member.name);
         return;
@@ -79,8 +79,8 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
     // R5.4: one that has just started may hold more than those who were quicker to answer, as after a restart of all. It
     // is waited for as long as a silent master would be.
     let begun_ms = o.election_since_ms.unwrap_or(0);
-    let starting = |m: &&Member| o.instances.get(&m.name).is_some_and(|i| i.running && i.status.is_none());
-    if let Some(member) = record.members.iter().find(starting).filter(|_| now_ms < begun_ms + o.down_after_ms) {
+    let starting = |m: &&&Member| o.instances.get(&m.name).is_some_and(|i| i.running && i.status.is_none());
+    if let Some(member) = voters.iter().find(starting).filter(|_| now_ms < begun_ms + o.down_after_ms) {
         plan.summary = format!("waiting for {}, which has started, to answer", member.name);
         return;
     }
@@ -131,8 +131,10 @@ fn fenced(o: &Observed, record: &Record, promised: &[Promised<'_>], now_ms: u64)
         return Ok(());
     }
     let replicas = record.members.iter().filter(|m| m.name != old.name).count();
+    // Only members of the master's own epoch could grant it leases.
+    let granted = |p: &&Promised<'_>| p.name != old.name && record.has(p.name, &p.status.volume);
     let lapsed =
-        promised.iter().filter(|p| p.name != old.name && p.status_ms + p.status.grant_left_ms <= now_ms).count();
+        promised.iter().filter(granted).filter(|p| p.status_ms + p.status.grant_left_ms <= now_ms).count();
     let needed = replicas - replicas / 2;
     if lapsed < needed.max(1) {
         return Err(format!(
@@ -197,30 +199,69 @@ fn choose<'p, 'o>(
             .is_some_and(|m| m.name == p.name && (m.incarnation == p.status.incarnation || p.status.complete));
         (p.status.history_epoch, p.status.offset, Some(p.name) == wanted, is_old, std::cmp::Reverse(place))
     };
-    let best = promised.iter().filter(|p| p.status.has_data || o.allow_data_loss).max_by_key(|p| rank(p));
+    let best = promised
+        .iter()
+        .filter(|p| o.allow_data_loss || (p.status.has_data && counts_in_a_change(record, p)))
+        .max_by_key(|p| rank(p));
     let Some(best) = best else {
         return Err("NoMemberHasData: no reachable member holds data; bring one back, or say allow-data-loss".into());
     };
+    if !o.allow_data_loss && joins_too_early(record, promised, best) {
+        return Err(format!(
+            "{} has the highest history and is becoming a member: waiting for others who hold as much",
+            best.name
+        ));
+    }
     if best.status.loading || best.status.syncing {
         return Err(format!("waiting for {}, which has the highest history, to be whole", best.name));
     }
     Ok(best)
 }
 
+/// R11: acknowledgements of one who is becoming a member count from the change on, so what it holds from before the change
+/// says nothing.
+fn counts_in_a_change(record: &Record, p: &Promised<'_>) -> bool {
+    let Some(previous) = &record.previous else { return true };
+    previous.has(p.name, &p.status.volume) || p.status.history_epoch >= previous.until
+}
+
+/// R11: the chosen is a member of both configurations, unless the change is settled: K replicas hold its mark. (One that is
+/// leaving is highest only where nobody has seen the change, so nothing was acknowledged under it: `conclude` takes the change
+/// back.)
+fn joins_too_early(record: &Record, promised: &[Promised<'_>], best: &Promised<'_>) -> bool {
+    let Some(previous) = &record.previous else { return false };
+    let old = record.master.as_ref().map(|m| m.name.as_str());
+    let holds = |p: &&Promised<'_>| {
+        Some(p.name) != old && record.has(p.name, &p.status.volume) && p.status.history_epoch >= previous.until
+    };
+    !previous.has(best.name, &best.status.volume) && promised.iter().filter(holds).count() < record.quorum as usize
+}
+
 /// R5.5: the choice goes into the record; it is told afterwards.
 fn conclude(o: &Observed, record: &Record, name: &str, status: &Status, plan: &mut Plan) {
-    let (mut members, quorum) = match &record.target {
-        Some(Target::Members { members, quorum }) => (members.clone(), *quorum),
+    // R11: a change that would leave the chosen out is given up, or taken back.
+    let taken_back = record.previous.as_ref().filter(|p| !record.has(name, &status.volume) && p.has(name, &status.volume));
+    let (mut members, quorum) = match (&record.target, taken_back) {
+        (_, Some(previous)) => (previous.members.clone(), previous.quorum),
+        (Some(Target::Members { members, quorum }), None) if members.iter().any(|m| m.name == name) => {
+            (members.clone(), *quorum)
+        }
         _ => (record.members.clone(), record.quorum),
     };
     // Its volume as answered: another one than the record's only where a person has given the data up.
     for member in members.iter_mut().filter(|m| m.name == name) {
         member.volume.clone_from(&status.volume);
     }
-    // R11: with a quorum the change is settled when the new epoch's mark is held by K replicas.
     let changed = members != record.members || quorum != record.quorum;
-    let previous = (changed && !o.allow_data_loss && quorum.max(record.quorum) > 0)
-        .then(|| Previous { members: record.members.clone(), quorum: record.quorum });
+    let previous = match &record.previous {
+        _ if o.allow_data_loss || quorum == 0 || taken_back.is_some() => None,
+        Some(unsettled) => Some(unsettled.clone()),
+        None => changed.then(|| Previous {
+            members: record.members.clone(),
+            quorum: record.quorum,
+            until: record.epoch,
+        }),
+    };
     plan.event(name, format!("master of epoch {}", record.epoch));
     plan.write(Record {
         master: Some(Holder { name: name.into(), incarnation: status.incarnation.clone() }),

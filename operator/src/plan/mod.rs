@@ -188,7 +188,22 @@ fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
     if plan.summary.is_empty() {
         plan.summary = "well".into();
     }
+    if let Some(settled) = settled(o, record, master) {
+        return plan.write(settled);
+    }
     change_of_plan(o, record, master, status, highest, plan);
+}
+
+/// R11: a change of members or quorum is settled when K replicas hold the mark of the epoch that it began with.
+fn settled(o: &Observed, record: &Record, master: &Holder) -> Option<Record> {
+    record.previous.as_ref()?;
+    let holds_the_mark = |m: &&Member| {
+        o.answering(&m.name).is_some_and(|s| {
+            s.volume == m.volume && s.role_epoch == record.epoch && s.history_epoch == record.epoch && s.link_up
+        })
+    };
+    let holders = record.members.iter().filter(|m| m.name != master.name).filter(holds_the_mark).count();
+    (holders >= record.quorum as usize).then(|| Record { previous: None, ..record.clone() })
 }
 
 /// R3: the operator grants to the record's master, in answer to a request that it has not answered yet.
@@ -266,6 +281,12 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
     if !o.wanted.contains(&master.name) {
         return switchover(o, record, master, None, highest, plan);
     }
+    if record.previous.is_some() {
+        if plan.summary == "well" {
+            plan.summary = "waiting for the last change of members to be held by the replicas".into();
+        }
+        return;
+    }
     // R11: one at a time. First who goes, then who comes, then the quorum.
     let mut members = record.members.clone();
     if let Some(at) = members.iter().position(|m| !o.wanted.contains(&m.name)) {
@@ -337,7 +358,7 @@ fn switchover(o: &Observed, record: &Record, master: &Holder, to: Option<&str>, 
 /// Instances that are neither wanted nor members end.
 fn remove_unwanted(o: &Observed, record: &Record, plan: &mut Plan) {
     for (name, instance) in &o.instances {
-        let member = record.members.iter().any(|m| m.name == *name);
+        let member = record.voters().iter().any(|m| m.name == *name);
         let master = record.master.as_ref().is_some_and(|m| m.name == *name);
         if instance.running && !o.wanted.contains(name) && !member && !master && record.target.is_none() {
             plan.actions.push(Action::Stop { instance: name.clone() });

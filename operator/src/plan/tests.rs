@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::observe::Instance;
+use crate::record::Previous;
 use proptest::prelude::*;
 
 const NOW: u64 = 100_000;
@@ -100,7 +101,10 @@ fn show(plan: &Plan) -> String {
                     let names: Vec<_> = m.iter().map(|m| m.name.as_str()).collect();
                     format!("intend {} members {} quorum {k}", r.epoch, names.join(","))
                 }
-                (None, Some(m)) => format!("record {} master {}", r.epoch, m.name),
+                (None, Some(m)) => {
+                    let unsettled = if r.previous.is_some() { " unsettled" } else { "" };
+                    format!("record {} master {}{unsettled}", r.epoch, m.name)
+                }
                 (None, None) => "record".into(),
             }),
             Action::Send { instance, order } => Some(match order {
@@ -323,6 +327,91 @@ fn r11_the_masters_own_instance_is_not_removed_before_the_role_has_moved() {
     let mut o = observed(HEALTHY, Some("1 master=m"));
     o.wanted.remove(0);
     check(&o, "intend 2 to a");
+}
+
+/// `observed`, in the middle of a change that began with epoch 2: before it the members were `before`, with the present
+/// quorum.
+fn unsettled(text: &str, record: &str, before: &[&str]) -> Observed {
+    let mut o = observed(text, Some(record));
+    let r = o.record.as_mut().unwrap();
+    let members = before.iter().map(|n| Member { name: n.to_string(), volume: format!("v-{n}") }).collect();
+    r.previous = Some(Previous { members, quorum: r.quorum, until: 2 });
+    o
+}
+
+#[test]
+fn r11_with_a_quorum_a_change_is_settled_by_those_who_hold_the_new_mark() {
+    // Begun: the present master wins, and the configuration before is kept.
+    let mut o = observed(&HEALTHY.replace("1/1", "2/1"), Some("2 master=m quorum=1"));
+    let r = o.record.as_mut().unwrap();
+    r.target = Some(Target::Members { members: r.members[..2].to_vec(), quorum: 1 });
+    check(&o, "record 2 master m unsettled");
+    // The replica has not got the mark yet.
+    let reign = "m master 2/2 2:100\n a replica 2/2 1:90";
+    check(&unsettled(reign, "2 master=m quorum=1", &["m", "a", "b"]), "");
+    check(&unsettled(&reign.replace("1:90", "2:100"), "2 master=m quorum=1", &["m", "a", "b"]), "record 2 master m");
+}
+
+#[test]
+fn r11_while_a_change_is_not_settled_nothing_else_changes_and_nobody_ends() {
+    let text = "m master 2/2 2:100\n a replica 2/2 1:90\n b replica 2/2 1:90";
+    let mut o = unsettled(text, "2 master=m quorum=1", &["m", "a", "b"]);
+    o.wanted.pop();
+    o.record.as_mut().unwrap().members.pop();
+    check(&o, "");
+    o.quorum = 0;
+    check(&o, "");
+    o.instances.get_mut("a").unwrap().status.as_mut().unwrap().history_epoch = 2;
+    check(&o, "record 2 master m");
+    o.record.as_mut().unwrap().previous = None;
+    o.quorum = 1;
+    check(&o, "stop b");
+}
+
+#[test]
+fn r11_an_election_in_between_needs_both_configurations_and_chooses_from_both() {
+    // K = 1: two complete ones of (m, a, b), and three of (m, a, b, c).
+    let text = "m\n a replica 3/1 1:90\n b replica 3/1 1:90 incomplete\n c replica 3/1 1:120";
+    let check = |text: &str, want: &str| {
+        let mut o = unsettled(text, "3 master=m pending quorum=1", &["m", "a", "b"]);
+        o.ended.insert("i-m".into());
+        check(&o, want);
+    };
+    check(text, "start m");
+    // What c holds from before it was a member does not count; with the mark it does, and it shows the change settled.
+    let text = text.replace("incomplete", "");
+    check(&text, "record 3 master a unsettled; start m");
+    check(&text.replace("1:120", "2:120"), "record 3 master c unsettled; start m");
+}
+
+#[test]
+fn r11_who_joins_is_not_chosen_before_a_quorum_has_seen_the_change() {
+    let text = "m\n a replica 3/1 1:90\n b replica 3/1 1:90\n c replica 3/1 2:120";
+    let mut o = unsettled(text, "3 master=m pending quorum=2", &["m", "a", "b"]);
+    o.ended.insert("i-m".into());
+    check(&o, "start m");
+    assert!(plan(&o, NOW).summary.contains("becoming a member"));
+}
+
+#[test]
+fn r11_a_change_that_nobody_has_seen_is_taken_back_for_one_who_was_leaving() {
+    let text = "m\n a replica 3/1 1:90\n b replica 3/1 1:100";
+    let mut o = unsettled(text, "3 master=m pending quorum=1", &["m", "a", "b"]);
+    o.record.as_mut().unwrap().members.pop();
+    o.ended.insert("i-m".into());
+    check(&o, "record 3 master b; start m");
+    let Some(Action::WriteRecord(record)) = plan(&o, NOW).actions.pop() else { panic!() };
+    assert_eq!(record.members.len(), 3);
+}
+
+#[test]
+fn r11_one_who_is_leaving_still_has_a_voice() {
+    let text = "m\n a replica 3/2 2:90\n b replica 2/2 2:90";
+    let mut o = unsettled(text, "3 master=m pending quorum=1", &["m", "a", "b"]);
+    o.record.as_mut().unwrap().members.pop();
+    o.wanted.pop();
+    o.ended.insert("i-m".into());
+    check(&o, "b: promise 3; start m");
 }
 
 #[test]
