@@ -70,8 +70,9 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
             counts.then_some(Promised { name: &member.name, status, status_ms: instance.status_ms })
         })
         .collect();
-    let waited_for =
-        voters.iter().find(|m| o.answering(&m.name).is_some_and(|s| s.volume == m.volume && (s.promised < epoch || s.loading)));
+    let waited_for = voters
+        .iter()
+        .find(|m| o.answering(&m.name).is_some_and(|s| s.volume == m.volume && (s.promised < epoch || s.loading)));
     if let Some(member) = waited_for {
         plan.summary = format!("waiting for the promise of {}", member.name);
         return;
@@ -133,8 +134,7 @@ fn fenced(o: &Observed, record: &Record, promised: &[Promised<'_>], now_ms: u64)
     let replicas = record.members.iter().filter(|m| m.name != old.name).count();
     // Only members of the master's own epoch could grant it leases.
     let granted = |p: &&Promised<'_>| p.name != old.name && record.has(p.name, &p.status.volume);
-    let lapsed =
-        promised.iter().filter(granted).filter(|p| p.status_ms + p.status.grant_left_ms <= now_ms).count();
+    let lapsed = promised.iter().filter(granted).filter(|p| p.status_ms + p.status.grant_left_ms <= now_ms).count();
     let needed = replicas - replicas / 2;
     if lapsed < needed.max(1) {
         return Err(format!(
@@ -240,7 +240,8 @@ fn joins_too_early(record: &Record, promised: &[Promised<'_>], best: &Promised<'
 /// R5.5: the choice goes into the record; it is told afterwards.
 fn conclude(o: &Observed, record: &Record, name: &str, status: &Status, plan: &mut Plan) {
     // R11: a change that would leave the chosen out is given up, or taken back.
-    let taken_back = record.previous.as_ref().filter(|p| !record.has(name, &status.volume) && p.has(name, &status.volume));
+    let taken_back =
+        record.previous.as_ref().filter(|p| !record.has(name, &status.volume) && p.has(name, &status.volume));
     let (mut members, quorum) = match (&record.target, taken_back) {
         (_, Some(previous)) => (previous.members.clone(), previous.quorum),
         (Some(Target::Members { members, quorum }), None) if members.iter().any(|m| m.name == name) => {
@@ -256,11 +257,9 @@ fn conclude(o: &Observed, record: &Record, name: &str, status: &Status, plan: &m
     let previous = match &record.previous {
         _ if o.allow_data_loss || quorum == 0 || taken_back.is_some() => None,
         Some(unsettled) => Some(unsettled.clone()),
-        None => changed.then(|| Previous {
-            members: record.members.clone(),
-            quorum: record.quorum,
-            until: record.epoch,
-        }),
+        None => {
+            changed.then(|| Previous { members: record.members.clone(), quorum: record.quorum, until: record.epoch })
+        }
     };
     plan.event(name, format!("master of epoch {}", record.epoch));
     plan.write(Record {
