@@ -5,11 +5,16 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 static START: OnceLock<Instant> = OnceLock::new();
 
-/// Milliseconds of a clock that only goes forward and also counts suspension (CLOCK_BOOTTIME), from an arbitrary
-/// beginning: for leases and time-outs.
-pub fn monotonic_ms() -> u64 {
+/// A clock that only goes forward and also counts suspension (CLOCK_BOOTTIME), from an arbitrary beginning: for leases,
+/// time-outs and durations.
+pub fn monotonic_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    now.tv_sec as u64 * 1000 + now.tv_nsec as u64 / 1_000_000
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The same in milliseconds.
+pub fn monotonic_ms() -> u64 {
+    monotonic_ns() / 1_000_000
 }
 
 /// Unix time in ms.

@@ -73,7 +73,7 @@ impl ActiveExpiry {
     fn visit(&mut self, server: &Server, settings: &crate::config::Settings) -> bool {
         const POSITIONS: usize = 32;
         let mut locked = server.keyspace.lock_one(self.shard);
-        if !server.repl.still_writable(true) {
+        if !server.repl.still_writable(true, clock::monotonic_ms()) {
             return true;
         }
         let now = clock::unix_ms();

@@ -20,7 +20,7 @@ use tokio::task::{LocalSet, spawn_local};
 
 use crate::clock;
 use crate::config::Settings;
-use crate::dispatch::{Next, Origin, Session, execute};
+use crate::dispatch::{Batch, Next, Origin, Session, execute};
 use crate::repl;
 use crate::state::Server;
 
@@ -271,8 +271,8 @@ struct Connection<S> {
     hashes: Vec<u64>,
 }
 
-/// What a batch ended with.
-enum Batch {
+/// What a pipeline ended with.
+enum Batched {
     Continue,
     Close,
     Psync(Vec<u8>, i64, bool),
@@ -307,7 +307,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if self.frames.is_empty() && broken.is_none() {
                     break;
                 }
-                let end = self.run(start, &settings).await?;
+                let end = self.run(&settings).await?;
                 start += consumed;
                 if let Some(error) = broken {
                     self.session.out.error(&format!("ERR {error}"));
@@ -315,9 +315,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     return Ok(None);
                 }
                 match end {
-                    Batch::Continue => {}
-                    Batch::Close => return Ok(None),
-                    Batch::Psync(id, next, sync) => return Ok(Some((id, next, sync))),
+                    Batched::Continue => {}
+                    Batched::Close => return Ok(None),
+                    Batched::Psync(id, next, sync) => return Ok(Some((id, next, sync))),
                 }
             }
             self.input.drain(..start);
@@ -370,40 +370,25 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let args = |frame: &Frame| Args::new(&self.input[frame.start..], &self.spans[frame.spans.0..frame.spans.1]);
         self.hashes.extend(self.frames.iter().map(|frame| args(frame).get(1).map_or(0, |key| keyspace.hash(key))));
         if self.frames.len() > 1 {
-            keyspace.prefetch(self.session.db, &self.hashes, |i| args(&self.frames[i]).get(2));
+            keyspace.prefetch(self.session.db, &self.hashes, |i| args(&self.frames[i]));
         }
     }
 
-    async fn run(&mut self, _start: usize, settings: &Settings) -> io::Result<Batch> {
+    /// Runs the parsed requests and sends their replies.
+    async fn run(&mut self, settings: &Settings) -> io::Result<Batched> {
         self.prefetch();
-        let mut end = Batch::Continue;
-        let mut done = 0u64;
-        for i in 0..self.frames.len() {
-            let next = loop {
-                let frame = &self.frames[i];
-                let bytes = &self.input[frame.start..frame.start + frame.len];
-                let (args, raw) = match &frame.inline {
-                    Some(args) => (args.as_args(), None),
-                    None => (Args::new(bytes, &self.spans[frame.spans.0..frame.spans.1]), Some(bytes)),
-                };
-                if args.is_empty() {
-                    break Next::Continue;
-                }
-                done += 1;
-                let hash = raw.is_some().then(|| self.hashes[i]);
-                match execute(&self.server, settings, &mut self.session, args, raw, hash) {
-                    Next::Paused => self.pause_over().await?,
-                    next => break next,
-                }
-            };
-            match next {
-                Next::Continue | Next::Paused | Next::SkipReply => {}
+        let mut end = Batched::Continue;
+        let mut at = 0;
+        while at < self.frames.len() {
+            match self.run_some(&mut at, settings) {
+                Next::Continue | Next::SkipReply => {}
+                Next::Paused => self.pause_over().await?,
                 Next::Close => {
-                    end = Batch::Close;
+                    end = Batched::Close;
                     break;
                 }
                 Next::Psync { id, next, sync } => {
-                    end = Batch::Psync(id, next, sync);
+                    end = Batched::Psync(id, next, sync);
                     break;
                 }
                 Next::Wait { replicas, offset, timeout_ms } => {
@@ -412,12 +397,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 }
             }
         }
-        self.server.stats.commands.fetch_add(done, Ordering::Relaxed);
-        self.session.client.last_ms.store(clock::unix_ms(), Ordering::Relaxed);
+        self.server.stats.commands.fetch_add(at as u64, Ordering::Relaxed);
         self.server.repl.wake_feeds();
         self.gate().await?;
         self.flush().await?;
         Ok(end)
+    }
+
+    /// Runs requests from `at` on, up to one after which the connection has something to do; `at` is then behind it, or at
+    /// it if it must be run again.
+    fn run_some(&mut self, at: &mut usize, settings: &Settings) -> Next {
+        let mut batch = Batch::new(&self.server, settings);
+        let mut next = Next::Continue;
+        while let (Next::Continue, Some(frame)) = (&next, self.frames.get(*at)) {
+            let bytes = &self.input[frame.start..frame.start + frame.len];
+            let (args, raw) = match &frame.inline {
+                Some(args) => (args.as_args(), None),
+                None => (Args::new(bytes, &self.spans[frame.spans.0..frame.spans.1]), Some(bytes)),
+            };
+            if !args.is_empty() {
+                let hash = raw.is_some().then(|| self.hashes[*at]);
+                next = execute(&mut batch, &mut self.session, args, raw, hash);
+            }
+            *at += usize::from(!matches!(next, Next::Paused));
+        }
+        self.session.client.last_ms.store(batch.unix_ms(), Ordering::Relaxed);
+        batch.end(&mut self.session);
+        next
     }
 
     /// Holds the replies of a write until its quorum has it, and until the master that ran it is known to have been

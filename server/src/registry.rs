@@ -39,8 +39,8 @@ pub struct Stats {
 
 impl Stats {
     #[inline]
-    pub fn add(&self, nanos: u64) {
-        self.calls.fetch_add(1, Ordering::Relaxed);
+    pub fn add(&self, calls: u64, nanos: u64) {
+        self.calls.fetch_add(calls, Ordering::Relaxed);
         self.nanos.fetch_add(nanos, Ordering::Relaxed);
     }
 
@@ -49,28 +49,47 @@ impl Stats {
     }
 }
 
-/// An open hash table over names as numbers: names are at most 16 bytes, folded to lower case by setting one bit.
+/// An open hash table over names as numbers.
 #[derive(Debug)]
 pub struct Registry {
     entries: Vec<Entry>,
     /// (name, entry number plus one); a power of two of slots.
-    slots: Vec<(u128, u32)>,
+    slots: Vec<(Name, u32)>,
 }
 
 const SLOTS: usize = 1024;
 
-#[inline]
-fn number(name: &[u8]) -> Option<u128> {
-    let mut bytes = [0u8; 16];
-    bytes.get_mut(..name.len())?.copy_from_slice(name);
-    // Letters to lower case; a name never has a byte for which this bit matters otherwise.
-    Some(u128::from_le_bytes(bytes) | 0x2020_2020_2020_2020_2020_2020_2020_2020)
-}
+/// A name of at most 16 bytes, any case: its first and its last eight bytes as numbers, which overlap, and its length.
+/// (Copying the name into a buffer and loading that costs as much as all else here: the load waits for the stores.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Name(u64, u64, usize);
 
-#[inline]
-fn slot(number: u128) -> usize {
-    let folded = (number as u64) ^ (number >> 64) as u64;
-    (folded.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) as usize
+impl Name {
+    #[inline]
+    fn new(name: &[u8]) -> Option<Self> {
+        // Letters to lower case; a name never has a byte for which this bit matters otherwise.
+        const CASE: u64 = 0x2020_2020_2020_2020;
+        let (first, last) = match name {
+            [] => return None,
+            [a, .., b] if name.len() < 4 => (u64::from(*a), u64::from(*b) | u64::from(name[1]) << 8),
+            [a] => (u64::from(*a), 0),
+            _ if name.len() < 8 => {
+                let half = |bytes: Option<&[u8; 4]>| bytes.map(|b| u64::from(u32::from_le_bytes(*b)));
+                (half(name.first_chunk())?, half(name.last_chunk())?)
+            }
+            _ if name.len() <= 16 => {
+                (u64::from_le_bytes(*name.first_chunk()?), u64::from_le_bytes(*name.last_chunk()?))
+            }
+            _ => return None,
+        };
+        Some(Self(first | CASE, last | CASE, name.len()))
+    }
+
+    #[inline]
+    fn slot(self) -> usize {
+        let folded = self.0 ^ self.1.rotate_left(29) ^ self.2 as u64;
+        (folded.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 54) as usize
+    }
 }
 
 impl Registry {
@@ -81,15 +100,15 @@ impl Registry {
         let server = server.map(|c: &'static ServerCommand| (&c.spec, Handler::Server(c.run)));
         let entries: Vec<Entry> =
             engine.chain(server).map(|(spec, handler)| Entry { spec, handler, stats: Stats::default() }).collect();
-        let mut slots = vec![(0, 0); SLOTS];
+        let mut slots = vec![(Name(0, 0, 0), 0); SLOTS];
         for (i, entry) in entries.iter().enumerate() {
-            let number = number(entry.spec.name.as_bytes()).expect("names are at most 16 bytes");
-            let mut at = slot(number);
+            let name = Name::new(entry.spec.name.as_bytes()).expect("names are at most 16 bytes");
+            let mut at = name.slot();
             while slots[at].1 != 0 {
-                assert!(slots[at].0 != number, "{} is registered twice", entry.spec.name);
+                assert!(slots[at].0 != name, "{} is registered twice", entry.spec.name);
                 at = (at + 1) % SLOTS;
             }
-            slots[at] = (number, i as u32 + 1);
+            slots[at] = (name, i as u32 + 1);
         }
         Self { entries, slots }
     }
@@ -102,16 +121,13 @@ impl Registry {
 
     /// Finds a command by name, in any case.
     #[inline]
-    pub fn find(&self, name: &[u8]) -> Option<&Entry> {
-        let number = number(name)?;
-        let mut at = slot(number);
+    pub fn find(&'static self, name: &[u8]) -> Option<&'static Entry> {
+        let name = Name::new(name)?;
+        let mut at = name.slot();
         loop {
             match self.slots[at] {
                 (_, 0) => return None,
-                (n, i) if n == number => {
-                    let entry = &self.entries[i as usize - 1];
-                    return (entry.spec.name.len() == name.len()).then_some(entry);
-                }
+                (other, i) if other == name => return Some(&self.entries[i as usize - 1]),
                 _ => at = (at + 1) % SLOTS,
             }
         }

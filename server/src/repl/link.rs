@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use super::Target;
 use crate::clients::Kind;
 use crate::clock;
-use crate::dispatch::{Origin, Session, execute};
+use crate::dispatch::{Origin, Session, execute_alone};
 use crate::persistence;
 use crate::state::Server;
 
@@ -440,7 +440,7 @@ impl Link<'_> {
         if args.at(0).eq_ignore_ascii_case(b"PING") {
             return false;
         }
-        execute(server, settings, session, args, None, None);
+        execute_alone(server, settings, session, args);
         false
     }
 
@@ -464,7 +464,7 @@ fn flush(server: &Server) {
     let settings = server.settings();
     let mut session = Session::new(server.clients.add(String::new(), String::new()), Origin::Master, true);
     let args = OwnedArgs::from_iter([&b"FLUSHALL"[..]]);
-    execute(server, &settings, &mut session, args.as_args(), None, None);
+    execute_alone(server, &settings, &mut session, args.as_args());
     server.clients.remove(session.client.id);
 }
 

@@ -199,9 +199,9 @@ impl Replication {
     /// Asked with the shards of a write locked: may it still change them? A promise or another role that came between
     /// the gate and the locks says no (R2, R3).
     #[inline]
-    pub fn still_writable(&self, read_only: bool) -> bool {
+    pub fn still_writable(&self, read_only: bool, now_ms: u64) -> bool {
         if self.managed {
-            self.mode.load(Ordering::Acquire) == MASTER && self.may_write(clock::monotonic_ms())
+            self.mode.load(Ordering::Acquire) == MASTER && self.may_write(now_ms)
         } else {
             !(read_only && self.is_replica())
         }

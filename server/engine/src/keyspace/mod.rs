@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, MutexGuard};
+use resp::Args;
 use smallvec::SmallVec;
 
 pub use entry::{EntryRef, Value, ValueRef};
@@ -144,10 +145,10 @@ impl Keyspace {
     }
 
     /// Brings closer what a batch of commands is going to touch, one step of each chain of pointers for all commands
-    /// at a time, so that the waits overlap: buckets, entries, collections, what is in them. `member` is the argument
-    /// behind a command's key. Takes a lock only if it is free.
+    /// at a time, so that the waits overlap: buckets, entries, collections, what is in them. `args` gives a command's arguments.
+    /// Takes a lock only if it is free.
     #[inline]
-    pub fn prefetch<'m>(&self, db: usize, hashes: &[u64], member: impl Fn(usize) -> Option<&'m [u8]>) {
+    pub fn prefetch<'m>(&self, db: usize, hashes: &[u64], args: impl Fn(usize) -> Args<'m>) {
         let all = || (0..hashes.len()).map(|i| (i, ()));
         let mut objects = SmallVec::<[(usize, ()); PREFETCHED]>::new();
         self.each_table(db, hashes, all(), |table, i, ()| table.prefetch_bucket(hashes[i]));
@@ -163,7 +164,7 @@ impl Keyspace {
         let mut members = SmallVec::<[(usize, u64); PREFETCHED]>::new();
         self.each_table(db, hashes, objects.into_iter(), |table, i, ()| {
             let object = table.likely_object(hashes[i]);
-            members.extend(object.and_then(|object| object.prefetch(member(i)?)).map(|hash| (i, hash)));
+            members.extend(object.and_then(|object| object.prefetch(args(i))).map(|hash| (i, hash)));
         });
         self.each_table(db, hashes, members.into_iter(), |table, i, hash| {
             if let Some(object) = table.likely_object(hashes[i]) {
@@ -296,6 +297,17 @@ fn index_of(guards: &[(usize, MutexGuard<'_, Shard>)], shard: usize) -> usize {
 #[derive(Debug)]
 pub struct Locked<'k> {
     guards: Guards<'k>,
+}
+
+impl Locked<'_> {
+    /// The shard, if it is one that is locked.
+    #[inline]
+    pub fn single(&self) -> Option<usize> {
+        match &self.guards {
+            Guards::One(shard, _) => Some(*shard),
+            Guards::Many(_) => None,
+        }
+    }
 }
 
 /// Locked shards, whatever the lifetime of their guards: what a [`KeysView`] works on.

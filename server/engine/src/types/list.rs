@@ -41,7 +41,12 @@ impl Kind for List {
     /// 7.2 goes back to `listpack` later than this when a list shrinks).
     fn encoding(&self) -> &'static str {
         match self.nodes.front() {
-            Some(node) if self.nodes.len() > 1 || (self.len == 1 && node.as_bytes().len() > NODE_BYTES) => "quicklist",
+            Some(node) if self.len == 1 && node.as_bytes().len() > NODE_BYTES => "quicklist",
+            Some(head) if self.nodes.len() == 2 && is_small(head) => {
+                let bytes = head.as_bytes().len() + self.nodes[1].as_bytes().len();
+                if bytes > NODE_BYTES { "quicklist" } else { "listpack" }
+            }
+            _ if self.nodes.len() > 1 => "quicklist",
             _ => "listpack",
         }
     }
@@ -51,6 +56,9 @@ impl Kind for List {
 
 /// Bytes of a node by default, and at most where list-max-listpack-size limits the number of elements.
 const NODE_BYTES: usize = 8192;
+/// Values are pushed at the left into a node of so many bytes, which then joins the next one: a push moves what is behind
+/// it in its node.
+const HEAD_BYTES: usize = 512;
 /// The longest that a listpack needs beside a value: 5 bytes of encoding, 5 of back-length.
 const OVERHEAD: usize = 10;
 
@@ -65,6 +73,11 @@ fn fits(bytes: usize, elements: impl FnOnce() -> usize, limits: &Limits) -> bool
 /// True if a node may take one more value of this length.
 fn has_room(node: &Listpack, value: &[u8], limits: &Limits) -> bool {
     fits(node.as_bytes().len() + value.len() + OVERHEAD, || node.len() + 1, limits)
+}
+
+/// A node that values are pushed into at the left.
+fn is_small(node: &Listpack) -> bool {
+    node.as_bytes().len() <= HEAD_BYTES
 }
 
 fn single(value: &[u8]) -> Listpack {
@@ -102,15 +115,38 @@ impl List {
             End::Right => self.nodes.back_mut(),
         };
         match (node, end) {
-            (Some(node), End::Left) if has_room(node, value, limits) => node.push_front(value),
+            (Some(node), End::Left)
+                if node.as_bytes().len() + value.len() + OVERHEAD <= HEAD_BYTES && has_room(node, value, limits) =>
+            {
+                node.push_front(value);
+            }
+            (_, End::Left) => {
+                self.join_head(limits);
+                self.nodes.push_front(single(value));
+            }
             (Some(node), End::Right) if has_room(node, value, limits) => node.push_back(value),
-            (full, end) => {
+            (full, End::Right) => {
                 // What is behind the ends seldom grows any more.
                 full.into_iter().for_each(Listpack::shrink_to_fit);
-                match end {
-                    End::Left => self.nodes.push_front(single(value)),
-                    End::Right => self.nodes.push_back(single(value)),
-                }
+                self.nodes.push_back(single(value));
+            }
+        }
+    }
+
+    /// Puts the values that were pushed at the left last to those before them, if they fit into one node.
+    fn join_head(&mut self, limits: &Limits) {
+        let Some(mut head) = self.nodes.pop_front() else { return };
+        match self.nodes.front_mut() {
+            Some(next)
+                if is_small(&head)
+                    && fits(head.as_bytes().len() + next.as_bytes().len(), || head.len() + next.len(), limits) =>
+            {
+                next.prepend(&head);
+            }
+            next => {
+                next.into_iter().for_each(Listpack::shrink_to_fit);
+                head.shrink_to_fit();
+                self.nodes.push_front(head);
             }
         }
     }

@@ -349,6 +349,14 @@ impl Listpack {
         self.insert(HEADER, value);
     }
 
+    /// Puts all entries of another listpack in front.
+    pub fn prepend(&mut self, other: &Listpack) {
+        let entries = &other.buf[HEADER..other.end()];
+        self.reserve(entries.len());
+        self.buf.splice(HEADER..HEADER, entries.iter().copied());
+        self.update_header(i32::try_from(other.len()).unwrap_or(i32::MAX));
+    }
+
     /// Inserts before the entry at `pos` (or at the end).
     pub fn insert(&mut self, pos: Pos, value: &[u8]) {
         self.put(pos, 0, &Encoded::new(value));

@@ -15,6 +15,8 @@ pub use listpack::Listpack;
 pub use set::Set;
 pub use zset::ZSet;
 
+use resp::Args;
+
 use crate::Limits;
 
 /// A collection type: what the keyspace must know to make, find and drop one.
@@ -94,24 +96,30 @@ macro_rules! kind_of_object {
 objects!(List, Set, ZSet, Hash);
 
 impl Object {
-    /// Asks for what a look-up of `member` reads first; in a table that is a bucket, and the member's hash is returned
-    /// for [`Object::prefetch_member`].
+    /// Asks for what a command about a member reads first; in a table that is a bucket, and the member's hash is returned
+    /// for [`Object::prefetch_member`]. Which argument is the member is a guess that holds for the common commands.
     #[inline]
-    pub(crate) fn prefetch(&self, member: &[u8]) -> Option<u64> {
+    pub(crate) fn prefetch(&self, args: Args<'_>) -> Option<u64> {
         match self {
-            Object::Hash(Hash::Table(table)) | Object::Set(Set::Table(table)) => Some(table.prefetch_bucket(member)),
+            Object::Hash(Hash::Table(table)) | Object::Set(Set::Table(table)) => {
+                Some(table.prefetch_bucket(args.get(2)?))
+            }
             Object::Hash(Hash::Packed(list)) | Object::Set(Set::Packed(list)) => {
                 list.prefetch();
                 None
             }
+            // ZADD key score member, ZSCORE key member.
+            Object::ZSet(ZSet::Full(_)) => args.get(args.len().checked_sub(1)?).map(members::hash),
             Object::List(_) | Object::ZSet(_) | Object::Set(Set::Ints(_)) => None,
         }
     }
 
     #[inline]
     pub(crate) fn prefetch_member(&self, hash: u64) {
-        if let Object::Hash(Hash::Table(table)) | Object::Set(Set::Table(table)) = self {
-            table.prefetch_entry(hash);
+        match self {
+            Object::Hash(Hash::Table(table)) | Object::Set(Set::Table(table)) => table.prefetch_entry(hash),
+            Object::ZSet(ZSet::Full(full)) => full.prefetch(hash),
+            _ => {}
         }
     }
 }

@@ -26,6 +26,14 @@ impl Full {
         self.index.find(hash, |id| self.members.name(id) == name)
     }
 
+    /// Asks for the member that probably has this hash. Calls for several members overlap their waits.
+    #[inline]
+    pub(in crate::types) fn prefetch(&self, hash: u64) {
+        if let Some(id) = self.index.find(hash, |_| true) {
+            self.members.prefetch(id);
+        }
+    }
+
     pub(super) fn score(&self, name: &[u8]) -> Option<f64> {
         self.find(hash(name), name).map(|id| self.members.score(id))
     }

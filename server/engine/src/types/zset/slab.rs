@@ -71,6 +71,11 @@ impl Slab {
         &self.pages[id as usize / PAGE][id as usize % PAGE]
     }
 
+    #[inline]
+    pub(super) fn prefetch(&self, id: u32) {
+        crate::keyspace::entry::prefetch(std::ptr::from_ref(self.member(id)));
+    }
+
     fn member_mut(&mut self, id: u32) -> &mut Member {
         &mut self.pages[id as usize / PAGE][id as usize % PAGE]
     }

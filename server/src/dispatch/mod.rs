@@ -1,0 +1,452 @@
+//! One command from its arguments to its reply.
+//!
+//! lookup → arity → authentication → MULTI's queue → gates (from the command's flags) → lock the shards of its keys →
+//! run → append its effect to the log **while the shards are locked** → unlock. What the commands of one pipeline share of
+//! this is in [`Batch`].
+
+mod batch;
+mod gate;
+mod transaction;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use engine::command::{Flags, KeyPositions};
+use engine::keyspace::{ExpiredKeys, KeysView, Locked};
+use engine::{CommandError, Ctx, Effects, Rng};
+use resp::{Args, Encoder, encode_command};
+use smallvec::SmallVec;
+
+use batch::Waiting;
+use gate::{Gate, gate};
+use transaction::{Multi, transaction};
+
+pub use batch::Batch;
+
+use crate::clients::Client;
+use crate::clock;
+use crate::commands::ServerCtx;
+use crate::config::Settings;
+use crate::registry::{Entry, Handler, Registry};
+use crate::state::{Server, SlowEntry, random_u64};
+
+/// What the connection does after a command.
+#[derive(Debug)]
+pub enum Next {
+    Continue,
+    /// Send what is there, then close.
+    Close,
+    /// WAIT: the reply is the number of replicas that hold `offset`, at the latest after `timeout_ms` (0: no limit).
+    Wait {
+        replicas: usize,
+        offset: u64,
+        timeout_ms: u64,
+    },
+    /// The connection becomes a replica's feed.
+    Psync {
+        id: Vec<u8>,
+        next: i64,
+        sync: bool,
+    },
+    /// Neither this call nor the next is answered.
+    SkipReply,
+    /// The command must wait until a pause is over and then be run again.
+    Paused,
+}
+
+/// Who gives the commands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    Client,
+    /// The replication stream: no gates, no expiry, nothing appended (the stream's own bytes are).
+    Master,
+}
+
+/// What a replica said of itself by REPLCONF.
+#[derive(Debug, Clone, Default)]
+pub struct ReplicaInfo {
+    pub port: u16,
+    pub ip: Option<String>,
+    pub eof: bool,
+    pub psync2: bool,
+    /// Epoch that it was told to follow, and its volume, if it is managed.
+    pub managed: Option<(u64, u64)>,
+}
+
+/// The state of one connection.
+#[derive(Debug)]
+pub struct Session {
+    pub client: Arc<Client>,
+    pub origin: Origin,
+    pub db: usize,
+    pub authenticated: bool,
+    pub out: Encoder,
+    pub effects: Effects,
+    pub rng: Rng,
+    multi: Option<Multi>,
+    watched: Vec<(usize, Vec<u8>)>,
+    watch_hit: Arc<AtomicBool>,
+    pub replica: ReplicaInfo,
+    /// CLIENT REPLY: whether replies are sent, and whether the next one is dropped.
+    pub reply_off: bool,
+    pub reply_skip: bool,
+    /// Log offset behind this connection's last write.
+    pub write_offset: u64,
+    /// Effects of the present batch that are not in the log yet.
+    waiting: Waiting,
+    scratch: Vec<u8>,
+}
+
+impl Session {
+    pub fn new(client: Arc<Client>, origin: Origin, authenticated: bool) -> Self {
+        Self {
+            client,
+            origin,
+            db: 0,
+            authenticated,
+            out: Encoder::default(),
+            effects: Effects::default(),
+            rng: Rng::new(random_u64()),
+            multi: None,
+            watched: Vec::new(),
+            watch_hit: Arc::default(),
+            replica: ReplicaInfo::default(),
+            reply_off: false,
+            reply_skip: false,
+            write_offset: 0,
+            waiting: Waiting::default(),
+            scratch: Vec::new(),
+        }
+    }
+
+    pub fn in_multi(&self) -> bool {
+        self.multi.is_some()
+    }
+
+    /// Back to what it was when it connected.
+    pub fn reset(&mut self, server: &Server) {
+        self.multi = None;
+        self.unwatch(server);
+        self.db = 0;
+        self.out.set_protocol(resp::Protocol::Resp2);
+        self.reply_off = false;
+        self.reply_skip = false;
+        self.authenticated = server.settings().requirepass.is_empty();
+    }
+
+    pub fn unwatch(&mut self, server: &Server) {
+        for (db, key) in self.watched.drain(..) {
+            server.keyspace.unwatch(db, &key, &self.watch_hit);
+        }
+        self.watch_hit = Arc::default();
+    }
+}
+
+/// To a client whose write came too late: the role was given away meanwhile.
+const NOT_WRITABLE: &str = "READONLY You can't write against a read only replica.";
+
+/// Runs one command that came by itself.
+pub fn execute_alone(server: &Server, settings: &Settings, session: &mut Session, args: Args<'_>) -> Next {
+    let mut batch = Batch::new(server, settings);
+    let next = execute(&mut batch, session, args, None, None);
+    batch.end(session);
+    next
+}
+
+/// Runs one command. `raw`: its bytes as a multibulk request, if that is how it came; `hash`: of its first argument.
+pub fn execute(
+    batch: &mut Batch<'_>,
+    session: &mut Session,
+    args: Args<'_>,
+    raw: Option<&[u8]>,
+    hash: Option<u64>,
+) -> Next {
+    let start = session.out.len();
+    let next = execute_inner(batch, session, args, raw, hash);
+    if matches!(next, Next::SkipReply) {
+        session.out.truncate(start);
+        session.reply_skip = true;
+        return Next::Continue;
+    }
+    if session.reply_off || std::mem::take(&mut session.reply_skip) {
+        session.out.truncate(start);
+    }
+    next
+}
+
+fn execute_inner(
+    batch: &mut Batch<'_>,
+    session: &mut Session,
+    args: Args<'_>,
+    raw: Option<&[u8]>,
+    hash: Option<u64>,
+) -> Next {
+    let server = batch.server;
+    let Some(entry) = Registry::get().find(args.at(0)) else {
+        return reject(server, session, None, unknown(args));
+    };
+    let spec = entry.spec;
+    if !spec.arity_ok(args.len()) {
+        let error = CommandError::Arity(spec.name.into());
+        if spec.name == "exec" {
+            session.multi = None;
+            session.client.in_multi.store(false, Ordering::Relaxed);
+            batch.release(session);
+            session.unwatch(server);
+            let text = error.to_string();
+            let text = format!("EXECABORT Transaction discarded because of: {}", text.trim_start_matches("ERR "));
+            return reject(server, session, Some(entry), CommandError::text(text));
+        }
+        return reject(server, session, Some(entry), error);
+    }
+    if session.origin == Origin::Client {
+        if !session.authenticated && !spec.flags.contains(Flags::NO_AUTH) {
+            return reject(server, session, Some(entry), CommandError::Static("NOAUTH Authentication required."));
+        }
+        if let Err(error) = gate(batch, session, entry, args) {
+            return match error {
+                Gate::Error(error) => reject(server, session, Some(entry), error),
+                Gate::Paused => Next::Paused,
+            };
+        }
+    }
+    if let Some(multi) = &mut session.multi
+        && !["exec", "discard", "multi", "watch", "quit", "reset"].contains(&spec.name)
+    {
+        if spec.flags.contains(Flags::NO_MULTI) {
+            multi.failed = true;
+            let error = CommandError::Static("ERR Command not allowed inside a transaction");
+            return reject(server, session, Some(entry), error);
+        }
+        multi.queue.push(args.to_owned());
+        session.out.simple("QUEUED");
+        return Next::Continue;
+    }
+    let next = match entry.handler {
+        Handler::Engine(_) => {
+            run_engine(batch, session, entry, args, raw, hash);
+            Next::Continue
+        }
+        Handler::Server(run) => {
+            // It may look at the keyspace and at the counters by itself.
+            batch.release(session);
+            batch.settle_count();
+            match spec.name {
+                "multi" | "exec" | "discard" | "watch" | "unwatch" => transaction(batch, session, spec.name, args),
+                _ => run_server(batch, session, entry, run, args),
+            }
+        }
+    };
+    finish(batch, session, entry, args);
+    next
+}
+
+#[inline]
+fn finish(batch: &mut Batch<'_>, session: &Session, entry: &'static Entry, args: Args<'_>) {
+    let micros = batch.count(entry) / 1000;
+    let slower = batch.settings.slowlog_log_slower_than;
+    if slower >= 0 && micros >= slower as u64 && !entry.spec.flags.contains(Flags::SKIP_SLOWLOG) {
+        note_slow(batch.server, batch.settings, session, args, micros);
+    }
+}
+
+#[cold]
+fn note_slow(server: &Server, settings: &Settings, session: &Session, args: Args<'_>, micros: u64) {
+    let mut log = server.slowlog.lock();
+    let entry = SlowEntry {
+        id: log.next_id,
+        at_s: clock::unix_ms() / 1000,
+        micros,
+        args: args.iter().take(32).map(|a| a[..a.len().min(128)].to_vec()).collect(),
+        addr: session.client.addr.clone(),
+        name: session.client.text.lock().name.clone(),
+    };
+    log.next_id += 1;
+    log.entries.push_front(entry);
+    log.entries.truncate(settings.slowlog_max_len as usize);
+}
+
+#[cold]
+fn unknown(args: Args<'_>) -> CommandError {
+    let cut = |arg: &[u8]| String::from_utf8_lossy(&arg[..arg.len().min(128)]).into_owned();
+    let rest: String = args.iter().skip(1).take(20).map(|a| format!("'{}' ", cut(a))).collect();
+    CommandError::text(format!("ERR unknown command '{}', with args beginning with: {rest}", cut(args.at(0))))
+}
+
+#[cold]
+fn reject(server: &Server, session: &mut Session, entry: Option<&Entry>, error: CommandError) -> Next {
+    if let Some(entry) = entry {
+        entry.stats.rejected.fetch_add(1, Ordering::Relaxed);
+    }
+    if let Some(multi) = &mut session.multi {
+        multi.failed = true;
+    }
+    let text = error.to_string();
+    server.stats.count_error(&text);
+    if session.origin == Origin::Client {
+        session.out.error(&text);
+    }
+    // R3: a client that writes to a master without a lease, or to one that was demoted, looks for the master again.
+    Next::Continue
+}
+
+/// Which shards a command needs.
+enum Needs {
+    One(usize),
+    Some(SmallVec<[usize; 8]>),
+    All,
+}
+
+#[inline]
+fn needs(server: &Server, flags: Flags, positions: KeyPositions, args: Args<'_>, hash: Option<u64>) -> Needs {
+    let keyspace = &server.keyspace;
+    if keyspace.shard_count() == 1 {
+        return Needs::One(0);
+    }
+    if flags.contains(Flags::ALL_SHARDS) {
+        return Needs::All;
+    }
+    if let Some(at) = positions.single() {
+        let hash = hash.filter(|_| at == 1).unwrap_or_else(|| keyspace.hash(args.at(at)));
+        return Needs::One(keyspace.shard_of(hash));
+    }
+    let shards: SmallVec<[usize; 8]> =
+        positions.iter().filter_map(|i| args.get(i)).map(|key| keyspace.shard_of(keyspace.hash(key))).collect();
+    if shards.is_empty() { Needs::One(0) } else { Needs::Some(shards) }
+}
+
+#[inline]
+fn expired_keys(batch: &Batch<'_>, origin: Origin) -> ExpiredKeys {
+    let repl = &batch.server.repl;
+    match origin {
+        Origin::Master => ExpiredKeys::Keep,
+        Origin::Client if repl.is_replica() => ExpiredKeys::Hide,
+        // A master that may not write adds nothing to its history, deletions included.
+        Origin::Client if repl.managed && !repl.leads(batch.now_ms()) => ExpiredKeys::Hide,
+        Origin::Client => ExpiredKeys::Delete,
+    }
+}
+
+fn run_engine(
+    batch: &mut Batch<'_>,
+    session: &mut Session,
+    entry: &'static Entry,
+    args: Args<'_>,
+    raw: Option<&[u8]>,
+    hash: Option<u64>,
+) {
+    let server = batch.server;
+    let positions = entry.spec.key_positions(args);
+    let needs = needs(server, entry.spec.flags, positions, args, hash);
+    let mut locked = match needs {
+        Needs::One(shard) => batch.hold(shard, session),
+        Needs::Some(mut shards) => {
+            batch.release(session);
+            server.keyspace.lock_some(&mut shards)
+        }
+        Needs::All => {
+            batch.release(session);
+            server.keyspace.lock_all()
+        }
+    };
+    let write = session.origin == Origin::Client && entry.spec.flags.contains(Flags::WRITE);
+    if write && !server.repl.still_writable(batch.settings.replica_read_only, batch.now_ms()) {
+        reject(server, session, Some(entry), CommandError::Static(NOT_WRITABLE));
+    } else {
+        let changes = run_locked(batch, session, entry, args, raw, hash, &mut locked);
+        batch.note(changes, session);
+    }
+    match locked.single() {
+        Some(shard) => batch.keep(shard, locked),
+        None => batch.append(session),
+    }
+}
+
+/// Runs a command of the engine under locks that are held already, and returns the number of changes. Its effects wait.
+fn run_locked(
+    batch: &mut Batch<'_>,
+    session: &mut Session,
+    entry: &Entry,
+    args: Args<'_>,
+    raw: Option<&[u8]>,
+    hash: Option<u64>,
+    locked: &mut Locked<'_>,
+) -> u64 {
+    let Handler::Engine(run) = entry.handler else { return 0 };
+    let start = session.out.len();
+    let now_ms = batch.unix_ms();
+    let limits = &batch.settings.limits;
+    let expired = expired_keys(batch, session.origin);
+    let mut keys = KeysView::new(&batch.server.keyspace, locked, limits, session.db, expired, now_ms);
+    if let (Some(hash), Some(key)) = (hash, args.get(1)) {
+        keys.hint_hash(key, hash);
+    }
+    session.effects.begin();
+    let db = session.db;
+    let mut ctx =
+        Ctx { args, keys, out: &mut session.out, effects: &mut session.effects, rng: &mut session.rng, limits, now_ms };
+    let result = run(&mut ctx);
+    let mut keys = ctx.keys;
+    let changes = keys.changes();
+    if keys.has_lazily_deleted() {
+        let verb: &[u8] = if batch.settings.lazyfree_lazy_expire { b"UNLINK" } else { b"DEL" };
+        keys.drain_lazily_deleted(|db, key| {
+            session.scratch.clear();
+            encode_command(&mut session.scratch, &[verb, key]);
+            session.waiting.push(db, &session.scratch, 1);
+        });
+    }
+    drop(keys);
+    if let Err(error) = result {
+        fail(batch.server, session, entry, &error, start);
+    }
+    if changes == 0 {
+        return 0;
+    }
+    if !session.effects.verbatim() {
+        let (bytes, count) = session.effects.records();
+        if count > 0 {
+            session.waiting.push(db, bytes, count);
+        }
+    } else if let Some(raw) = raw {
+        batch.push_verbatim(raw, session);
+    } else {
+        session.scratch.clear();
+        let argv: SmallVec<[&[u8]; 8]> = args.iter().collect();
+        encode_command(&mut session.scratch, &argv);
+        session.waiting.push(db, &session.scratch, 1);
+    }
+    changes
+}
+
+#[cold]
+fn fail(server: &Server, session: &mut Session, entry: &Entry, error: &CommandError, start: usize) {
+    session.out.truncate(start);
+    let text = error.to_string();
+    session.out.error(&text);
+    entry.stats.failed.fetch_add(1, Ordering::Relaxed);
+    server.stats.count_error(&text);
+    if session.origin == Origin::Master {
+        tracing::warn!("== CRITICAL == the master's command {} failed here: {text}", entry.spec.name);
+    }
+}
+
+/// The caller holds no locks.
+fn run_server(
+    batch: &Batch<'_>,
+    session: &mut Session,
+    entry: &Entry,
+    run: crate::commands::Run,
+    args: Args<'_>,
+) -> Next {
+    let start = session.out.len();
+    let (server, settings) = (batch.server, batch.settings);
+    let mut ctx = ServerCtx { server, settings, session, args };
+    match run(&mut ctx) {
+        Ok(next) => next,
+        Err(error) => {
+            fail(server, session, entry, &error, start);
+            Next::Continue
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! MULTI and EXEC, and WATCH.
+
+use std::sync::atomic::Ordering;
+
+use engine::CommandError;
+use engine::command::Flags;
+use resp::{Args, OwnedArgs};
+use smallvec::SmallVec;
+
+use super::gate::is_write;
+use super::{Batch, NOT_WRITABLE, Next, Origin, Session, finish, reject, run_locked, run_server};
+use crate::registry::{Handler, Registry};
+
+/// Commands that wait for EXEC.
+#[derive(Debug, Default)]
+pub(super) struct Multi {
+    pub queue: Vec<OwnedArgs>,
+    pub failed: bool,
+}
+
+/// MULTI, EXEC, DISCARD, WATCH, UNWATCH; the caller holds no locks.
+pub(super) fn transaction(batch: &mut Batch<'_>, session: &mut Session, name: &str, args: Args<'_>) -> Next {
+    let server = batch.server;
+    let result = match name {
+        "multi" => match session.multi {
+            Some(_) => Err("ERR MULTI calls can not be nested"),
+            None => {
+                session.multi = Some(Multi::default());
+                session.client.in_multi.store(true, Ordering::Relaxed);
+                session.out.ok();
+                Ok(())
+            }
+        },
+        "discard" => match session.multi.take() {
+            Some(_) => {
+                session.client.in_multi.store(false, Ordering::Relaxed);
+                session.unwatch(server);
+                session.out.ok();
+                Ok(())
+            }
+            None => Err("ERR DISCARD without MULTI"),
+        },
+        "watch" if session.multi.is_some() => Err("ERR WATCH inside MULTI is not allowed"),
+        "watch" => {
+            for key in args.skip(1).iter() {
+                let entry = (session.db, key.to_vec());
+                if !session.watched.contains(&entry) {
+                    server.keyspace.watch(session.db, key, &session.watch_hit);
+                    session.watched.push(entry);
+                }
+            }
+            session.out.ok();
+            Ok(())
+        }
+        "unwatch" => {
+            session.unwatch(server);
+            session.out.ok();
+            Ok(())
+        }
+        _ => match session.multi.take() {
+            Some(multi) => {
+                session.client.in_multi.store(false, Ordering::Relaxed);
+                return exec(batch, session, multi);
+            }
+            None => Err("ERR EXEC without MULTI"),
+        },
+    };
+    if let Err(text) = result {
+        if let Some(multi) = &mut session.multi {
+            multi.failed |= name != "multi" && name != "watch";
+        }
+        session.out.error(text);
+        server.stats.count_error(text);
+    }
+    Next::Continue
+}
+
+/// Runs a queue under the union of its locks; its effects are one transaction in the log.
+fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
+    let server = batch.server;
+    if multi.failed {
+        session.unwatch(server);
+        let text = "EXECABORT Transaction discarded because of previous errors.";
+        session.out.error(text);
+        server.stats.count_error(text);
+        return Next::Continue;
+    }
+    let registry = Registry::get();
+    let mut flags = Flags::empty();
+    let mut shards: SmallVec<[usize; 8]> = SmallVec::new();
+    for args in &multi.queue {
+        let args = args.as_args();
+        let Some(entry) = registry.find(args.at(0)) else { continue };
+        flags |= entry.spec.flags & Flags::ALL_SHARDS;
+        // COPY and MOVE touch one key in two databases: the shard is the same.
+        let keys = entry.spec.key_positions(args).iter().filter_map(|i| args.get(i));
+        shards.extend(keys.map(|key| server.keyspace.shard_of(server.keyspace.hash(key))));
+    }
+    // WATCHed keys belong to the transaction: nothing may change between the check and the run.
+    shards.extend(session.watched.iter().map(|(_, key)| server.keyspace.shard_of(server.keyspace.hash(key))));
+    if shards.is_empty() {
+        shards.push(0);
+    }
+    let mut locked = Some(if flags.contains(Flags::ALL_SHARDS) {
+        server.keyspace.lock_all()
+    } else {
+        server.keyspace.lock_some(&mut shards)
+    });
+    if session.watch_hit.load(Ordering::Acquire) {
+        drop(locked);
+        session.unwatch(server);
+        session.out.null_array();
+        return Next::Continue;
+    }
+    let writes = session.origin == Origin::Client && multi.queue.iter().any(|args| is_write(args.as_args()));
+    if writes && !server.repl.still_writable(batch.settings.replica_read_only, batch.now_ms()) {
+        drop(locked);
+        session.unwatch(server);
+        return reject(server, session, None, CommandError::Static(NOT_WRITABLE));
+    }
+    session.out.array(multi.queue.len());
+    let mut next = Next::Continue;
+    let mut changes = 0;
+    for args in &multi.queue {
+        let args = args.as_args();
+        let Some(entry) = registry.find(args.at(0)) else { continue };
+        match (entry.handler, locked.take()) {
+            (Handler::Engine(_), Some(mut held)) => {
+                changes += run_locked(batch, session, entry, args, None, None, &mut held);
+                locked = Some(held);
+            }
+            (Handler::Server(run), held) => {
+                // It may look at the keyspace by itself: what was done so far is logged, the locks are given back.
+                batch.note(std::mem::take(&mut changes), session);
+                batch.append(session);
+                drop(held);
+                match run_server(batch, session, entry, run, args) {
+                    Next::Continue | Next::Paused | Next::SkipReply => {}
+                    // Inside a transaction WAIT does not block: it answers at once.
+                    Next::Wait { offset, .. } => {
+                        session.out.len_int(server.repl.holding(offset));
+                    }
+                    other => next = other,
+                }
+                locked = Some(if flags.contains(Flags::ALL_SHARDS) {
+                    server.keyspace.lock_all()
+                } else {
+                    server.keyspace.lock_some(&mut shards)
+                });
+            }
+            (Handler::Engine(_), None) => {}
+        }
+        finish(batch, session, entry, args);
+    }
+    batch.note(changes, session);
+    batch.append(session);
+    drop(locked);
+    session.unwatch(server);
+    next
+}
