@@ -400,6 +400,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         self.server.stats.commands.fetch_add(at as u64, Ordering::Relaxed);
         self.server.repl.wake_feeds();
         self.gate().await?;
+        others_first().await;
         self.flush().await?;
         Ok(end)
     }
@@ -500,6 +501,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let _ = tokio::time::timeout(Duration::from_millis(left.clamp(1, 100)), acked).await;
         }
     }
+}
+
+/// Lets the other connections that have something to read go first: replies that leave together wake their clients once.
+async fn others_first() {
+    let mut waited = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return std::task::Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        std::task::Poll::Pending
+    })
+    .await;
 }
 
 /// Ends after the idle time-out; never for 0.
