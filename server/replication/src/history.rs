@@ -122,9 +122,11 @@ impl History {
             .map_or(-1, |offset| i64::try_from(offset).map_or(i64::MAX, |offset| offset.saturating_add(1)))
     }
 
-    /// The arguments of the PSYNC by which this instance asks a master to go on from `end`.
+    /// The arguments of the PSYNC by which this instance asks a master to go on from `end`. As long as nothing was added
+    /// to a history that was just begun, this is still the place in the one before, which more masters know.
     pub fn request(&self, end: u64) -> (ReplId, u64) {
-        (self.id, end + 1)
+        let untouched = self.second != ReplId::ZERO && self.second_offset == Some(end);
+        (if untouched { self.second } else { self.id }, end + 1)
     }
 }
 
@@ -176,6 +178,7 @@ mod tests {
         assert_eq!((history.second_offset, history.second_repl_offset()), (None, -1));
         history.renamed(id(2), 10);
         assert_eq!((history.id, history.second, history.second_repl_offset()), (id(2), id(1), 11));
+        assert_eq!((history.request(10), history.request(11)), ((id(1), 11), (id(2), 12)));
         history.marked(4);
         history.marked(3);
         assert_eq!(history.epoch, 4, "an older mark that is read again takes nothing back");

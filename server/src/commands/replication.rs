@@ -122,7 +122,13 @@ fn replconf(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             }
         }
     }
-    ctx.session.out.ok();
+    if eq_ignore_case(ctx.args.get(1).unwrap_or_default(), "rr-epoch") {
+        // R5: a managed replica has caught up when it holds what there is now.
+        let end = ctx.server.repl.log.lock().log.end();
+        ctx.session.out.simple(&format!("OK {end}"));
+    } else {
+        ctx.session.out.ok();
+    }
     Ok(Next::Continue)
 }
 

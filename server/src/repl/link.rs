@@ -54,7 +54,7 @@ pub async fn run(server: Arc<Server>) {
             server.repl.target_changed.notified().await;
             continue;
         };
-        let mut link = Link { server: &server, target, generation, buf: Vec::new(), stream: None };
+        let mut link = Link { server: &server, target, generation, buf: Vec::new(), stream: None, master_end: None };
         let end = link.follow().await;
         let info = &server.repl.link;
         info.syncing.store(false, Ordering::Release);
@@ -81,6 +81,8 @@ struct Link<'s> {
     /// Received and not yet looked at.
     buf: Vec<u8>,
     stream: Option<TcpStream>,
+    /// What a managed master had when this replica announced itself.
+    master_end: Option<u64>,
 }
 
 impl Link<'_> {
@@ -154,6 +156,9 @@ impl Link<'_> {
         stream.set_nodelay(true)?;
         self.stream = Some(stream);
         let stream_db = self.handshake().await?;
+        if let Some(end) = self.master_end {
+            self.server.repl.role.lock().on_attached(end);
+        }
         self.server.repl.link.up.store(true, Ordering::Release);
         tracing::info!("MASTER <-> REPLICA sync: streaming from {}:{}", self.target.host, self.target.port);
         self.apply(stream_db).await
@@ -193,7 +198,10 @@ impl Link<'_> {
         self.ask(&["REPLCONF", "capa", "eof", "capa", "psync2"]).await?;
         if let Some(epoch) = self.target.epoch {
             let volume = format!("{:016x}", self.server.repl.role.lock().durable.volume);
-            self.ask(&["REPLCONF", "rr-epoch", &epoch.to_string(), "rr-volume", &volume]).await?;
+            let answer = self.ask(&["REPLCONF", "rr-epoch", &epoch.to_string(), "rr-volume", &volume]).await?;
+            // R1: who knows no epochs is not master of ours. R5: this much there is to catch up with.
+            let Some(end) = answer.strip_prefix("+OK") else { return Err(LinkError::Refused(answer)) };
+            self.master_end = end.trim().parse().ok();
         }
         let (id, next) = {
             let log = self.server.repl.log.lock();
@@ -452,8 +460,10 @@ impl Link<'_> {
                 return Err(LinkError::Changed);
             }
             role.granted(now);
-            // Everything that had come was applied: this instance holds what the master had.
-            role.on_caught_up();
+            if role.on_applied(offset) {
+                // That this volume is a member now is known after a crash too.
+                super::managed::store_role(self.server, &role);
+            }
         }
         self.send(&["REPLCONF", "ACK", &offset.to_string()]).await
     }

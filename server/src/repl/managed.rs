@@ -49,11 +49,17 @@ fn store(settings: &Settings, durable: &Durable) -> Result<(), String> {
 /// Notes an orderly shutdown: what this instance acknowledged is in the file that was saved.
 pub fn store_at_shutdown(server: &Server, saved: bool) {
     if server.repl.managed {
-        let role = server.repl.role.lock();
-        let durable = Durable { complete: role.complete && saved, ..role.durable.clone() };
+        let durable = server.repl.role.lock().at_shutdown(saved);
         if let Err(error) = store(&server.settings(), &durable) {
             tracing::warn!("{error}");
         }
+    }
+}
+
+/// Stores what of the role has changed by itself, without an order.
+pub(super) fn store_role(server: &Server, role: &Role) {
+    if let Err(error) = store(&server.settings(), &role.durable) {
+        tracing::warn!("{error}");
     }
 }
 
