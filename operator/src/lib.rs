@@ -2,11 +2,17 @@
 //!
 //! - [`api`]: what a person writes. [`record`]: what all operators agree on. [`observe`]: what is seen.
 //! - [`plan`]: what to do, as a pure function of the three. Nothing else decides roles.
-//! - [`local`]: carries plans out with processes of this machine. [`client`]: the control protocol of the server.
+//! - [`local`] carries plans out with processes of this machine, [`kubernetes`] with pods.
+//! - What both need: [`client`] and [`link`] (the conversation with a server), [`tenure`], [`change`], [`config`], [`clock`].
 
 pub mod api;
+pub mod change;
 pub mod client;
+pub mod clock;
+pub mod config;
+pub mod link;
 pub mod local;
 pub mod observe;
 pub mod plan;
 pub mod record;
+pub mod tenure;

@@ -8,6 +8,8 @@ use crate::record::Record;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Status {
     pub incarnation: String,
+    /// When its process started, Unix ms of its own machine.
+    pub started_unix_ms: u64,
     pub volume: String,
     pub promised: u64,
     pub role: Role,
@@ -47,6 +49,7 @@ impl Status {
         let flag = |name: &str| Ok::<_, String>(text(name)? == "1");
         Ok(Self {
             incarnation: text("incarnation")?.into(),
+            started_unix_ms: number("started_unix_ms")?,
             volume: text("volume")?.into(),
             promised: number("promised")?,
             role: match text("role")? {

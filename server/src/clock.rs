@@ -32,6 +32,12 @@ pub fn uptime() -> std::time::Duration {
     START.get_or_init(Instant::now).elapsed()
 }
 
+/// When the process started, by the machine's clock at that moment.
+pub fn started_unix_ms() -> u64 {
+    static STARTED: OnceLock<u64> = OnceLock::new();
+    *STARTED.get_or_init(|| unix_ms().saturating_sub(u64::try_from(uptime().as_millis()).unwrap_or(0)))
+}
+
 /// For measuring durations.
 pub fn instant() -> Instant {
     Instant::now()

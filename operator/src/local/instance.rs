@@ -8,37 +8,16 @@ use std::time::Duration;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
-use super::link::{Link, Outcome, Peer, Seen};
 use super::ports::InstancePorts;
 use super::screen::Row;
 use super::supervisor::{Launch, Process, ProcessEvent, Supervisor};
+use crate::clock::Clock;
+use crate::link::{InFlight, Link, Outcome, Peer, Seen};
 use crate::observe::{Instance, Role, Status};
 use crate::plan::Order;
 
 /// Where all instances listen.
 pub const HOST: &str = "127.0.0.1";
-
-/// The session's clock: milliseconds, monotonic. It begins far from zero, so that "never" and "at the start" differ.
-#[derive(Debug, Clone, Copy)]
-pub struct Clock {
-    origin: Instant,
-}
-
-const ORIGIN_MS: u64 = 1 << 32;
-
-impl Clock {
-    pub fn start() -> Clock {
-        Clock { origin: Instant::now() }
-    }
-
-    pub fn at(&self, moment: Instant) -> u64 {
-        ORIGIN_MS + u64::try_from(moment.saturating_duration_since(self.origin).as_millis()).unwrap_or(u64::MAX / 2)
-    }
-
-    pub fn now(&self) -> u64 {
-        self.at(Instant::now())
-    }
-}
 
 /// What an instance's parts report to.
 #[derive(Debug, Clone)]
@@ -58,15 +37,9 @@ pub struct LocalInstance {
     link: Link,
     /// Incarnations that answered, with the life in which they did.
     incarnations: Vec<(u64, String)>,
-    in_flight: Option<InFlight>,
+    in_flight: InFlight,
     /// When the last life ended.
     pub ended_at: Option<Instant>,
-}
-
-/// An order on its way; `answered` once its outcome is known.
-#[derive(Debug)]
-struct InFlight {
-    answered: Option<Instant>,
 }
 
 impl LocalInstance {
@@ -86,7 +59,15 @@ impl LocalInstance {
             reports.outcomes.clone(),
             Arc::clone(&reports.changed),
         );
-        LocalInstance { ports, supervisor, process, link, incarnations: Vec::new(), in_flight: None, ended_at: None }
+        LocalInstance {
+            ports,
+            supervisor,
+            process,
+            link,
+            incarnations: Vec::new(),
+            in_flight: InFlight::default(),
+            ended_at: None,
+        }
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -105,21 +86,11 @@ impl LocalInstance {
 
     /// Sends an order unless one is still on its way.
     pub fn order(&mut self, order: Order) -> bool {
-        let free = self.in_flight.is_none() && self.link.order(order);
-        if free {
-            self.in_flight = Some(InFlight { answered: None });
-        }
-        free
+        self.in_flight.send(&self.link, order)
     }
 
-    /// The order's outcome is known. The instance is free for another one when it has been looked at again, because until
-    /// then the planner sees it as it was before.
     pub fn on_outcome(&mut self, outcome: &Outcome) {
-        match (&outcome.order, &outcome.result) {
-            // The answer to a promise is itself a look.
-            (Order::Promise { .. }, Ok(())) => self.in_flight = None,
-            _ => self.in_flight = Some(InFlight { answered: Some(outcome.answered) }),
-        }
+        self.in_flight.on_outcome(outcome);
     }
 
     /// The last answer of the present life.
@@ -157,13 +128,7 @@ impl LocalInstance {
         }
         self.incarnations.retain(|(life, _)| lives_now(*life));
 
-        let looked_at_since = |answered: Instant| {
-            seen.trouble.is_some() || seen.last.as_ref().is_some_and(|sighting| sighting.asked >= answered)
-        };
-        let is_done = |order: &InFlight| order.answered.is_some_and(looked_at_since);
-        if !process.is_running() || self.in_flight.as_ref().is_some_and(is_done) {
-            self.in_flight = None;
-        }
+        self.in_flight.on_seen(&seen, process.is_running());
 
         Instance {
             // One that is about to have its first process counts as running: an election waits for it.

@@ -9,13 +9,10 @@
 //! ```
 //! Only [`session`] knows all of these; they do not know each other, and none of them decides a role.
 
-pub mod change;
-pub mod config;
 pub mod control;
 pub mod files;
 pub mod forward;
 pub mod instance;
-pub mod link;
 pub mod metrics;
 pub mod ports;
 pub mod record_store;

@@ -4,7 +4,7 @@
 //! [`Session::apply`] carries out its actions in their order and stops at the first that fails. The record is on the disk
 //! before anything is done about it. Everything else that the session remembers is for the person who watches.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,13 +15,10 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 
-use super::change::{Change, Finished, Kind};
-use super::config::{self, ServerConfig};
 use super::control::{Answer, Asked, Control, Question};
 use super::files;
 use super::forward::{Endpoint, Forwarder, Targets};
-use super::instance::{Clock, LocalInstance, Reports};
-use super::link::{Outcome, POLL_BUSY, POLL_QUIET};
+use super::instance::{HOST, LocalInstance, Reports};
 use super::metrics::{Metrics, MetricsServer};
 use super::ports::Ports;
 use super::record_store::{RecordStore, StoreError};
@@ -29,13 +26,16 @@ use super::screen::{LogFormat, Row, Screen, Tidings, View, table};
 use super::start::read_manifest;
 use super::supervisor::{self, Launch, ProcessEvent};
 use super::watch::{Edit, ManifestFile, POLL_INTERVAL};
-use crate::api::{Failback, FailoverMode, ReplicatedRedis};
+use crate::api::ReplicatedRedis;
+use crate::change::{Change, Finished, Kind};
+use crate::clock::Clock;
+use crate::config::{self, Credentials, ServerConfig};
+use crate::link::{Outcome, POLL_BUSY, POLL_QUIET};
 use crate::observe::{Observed, Role};
 use crate::plan::{Action, Order, Plan, plan};
-use crate::record::{Record, Target};
+use crate::record::Record;
+use crate::tenure::{LEASE_MS, Tenure, instance_names};
 
-/// Lease of a master (FAILOVER, D): how long a master that is cut off goes on, and a failover then waits.
-const LEASE_MS: u64 = 2000;
 /// How long a new connection to an endpoint waits for a target: longer than a failover that waits for leases.
 const ENDPOINT_WAIT: Duration = Duration::from_secs(10);
 /// How long a process may take to save its data and end.
@@ -109,13 +109,8 @@ pub struct Session {
     ports: Ports,
     instances: BTreeMap<String, LocalInstance>,
     stopping: BTreeMap<String, JoinHandle<()>>,
-    ended: BTreeSet<String>,
-    holder_since: Option<u64>,
-    last_grant: Option<u64>,
-    last_token: u64,
-    election_since: Option<u64>,
+    tenure: Tenure,
     retry_at: Option<Instant>,
-    allow_data_loss: bool,
 
     change: Option<Change>,
     switchover: Option<WantedSwitchover>,
@@ -169,13 +164,8 @@ impl Session {
             ports,
             instances: BTreeMap::new(),
             stopping: BTreeMap::new(),
-            ended: BTreeSet::new(),
-            holder_since: None,
-            last_grant: None,
-            last_token: 0,
-            election_since: None,
+            tenure: Tenure::default(),
             retry_at: None,
-            allow_data_loss: false,
             change: None,
             switchover: None,
             ready: Vec::new(),
@@ -261,7 +251,7 @@ impl Session {
     fn observe(&mut self) -> Observed {
         let mut instances = BTreeMap::new();
         for (name, instance) in &mut self.instances {
-            instances.insert(name.clone(), instance.observe(&self.clock, &mut self.ended));
+            instances.insert(name.clone(), instance.observe(&self.clock, &mut self.tenure.ended));
         }
         // R5: where there is no process there is no incarnation of the record either, and another one that answers has
         // taken its place.
@@ -270,28 +260,12 @@ impl Session {
         {
             let another = instance.status().is_some_and(|status| status.incarnation != master.incarnation);
             if !instance.has_process() || another {
-                self.ended.insert(master.incarnation.clone());
+                self.tenure.ended.insert(master.incarnation.clone());
             }
         }
-        let failover = &self.manifest.spec.failover;
-        Observed {
-            wanted: self.wanted(),
-            quorum: self.manifest.spec.durability.write_quorum,
-            automatic: failover.mode == FailoverMode::Automatic,
-            failback: failover.failback == Failback::Auto,
-            down_after_ms: u64::from(failover.down_after_seconds) * 1000,
-            lease_ms: LEASE_MS,
-            me: self.me.clone(),
-            holder_since_ms: self.holder_since,
-            last_grant_ms: self.last_grant,
-            last_token: self.last_token,
-            record: self.record.clone(),
-            instances,
-            ended: self.ended.clone(),
-            switchover: self.switchover.as_ref().filter(|wanted| !wanted.begun).map(|wanted| wanted.to.clone()),
-            election_since_ms: self.election_since,
-            allow_data_loss: self.allow_data_loss,
-        }
+        let switchover = self.switchover.as_ref().filter(|wanted| !wanted.begun).map(|wanted| wanted.to.clone());
+        let (spec, record) = (&self.manifest.spec, self.record.clone());
+        self.tenure.observed(&self.me, spec, self.wanted(), record, instances, switchover)
     }
 
     // ---- apply ----
@@ -350,21 +324,8 @@ impl Session {
             Err(error) => return Err(error.into()),
         }
         let now = self.clock.now();
-        let before = self.record.clone();
-        let before = before.as_ref();
-        if before.is_none_or(|r| r.holder != record.holder) {
-            self.holder_since = Some(now);
-        }
-        let begins = record.target.is_some() && before.and_then(|r| r.target.as_ref()) != record.target.as_ref();
-        if begins {
-            self.election_since = Some(now);
+        if self.tenure.on_written(self.record.as_ref(), record, now) {
             self.begin_change(record);
-        } else if record.target.is_none() {
-            self.election_since = None;
-        }
-        if before.and_then(|r| r.master.as_ref()) != record.master.as_ref() {
-            // Tokens are the master's own clock: another master's begin anew.
-            self.last_token = 0;
         }
         self.record = Some(record.clone());
         Ok(())
@@ -375,8 +336,7 @@ impl Session {
         if instance.order(order.clone())
             && let Order::Lease { token, .. } = order
         {
-            self.last_token = *token;
-            self.last_grant = Some(self.clock.now());
+            self.tenure.on_lease_sent(*token, self.clock.now());
         }
     }
 
@@ -407,10 +367,11 @@ impl Session {
         let dir = self.settings.dir.join(name);
         let ports = self.ports.get(name).with_context(|| format!("{name} has no port"))?;
         let text = config::render(&ServerConfig {
+            bind: HOST,
             port: ports.port,
             metrics_port: if self.metrics_server.is_some() { ports.metrics_port } else { 0 },
             dir: &dir,
-            password: Some(&self.settings.password),
+            credentials: Credentials::Inline(&self.settings.password),
             derived: &[("managed-lease-ms".to_string(), LEASE_MS.to_string())],
             extra: &self.manifest.spec.config,
         })?;
@@ -468,17 +429,8 @@ impl Session {
     fn begin_change(&mut self, record: &Record) {
         let old = self.record.as_ref().and_then(|r| r.master.as_ref());
         let ended_at = old.and_then(|m| self.instances.get(&m.name)).and_then(|i| i.ended_at);
-        let kind = match (&record.target, old) {
-            (_, None) => Kind::First,
-            // The first one since this operator has begun: nothing was lost that it has seen.
-            (Some(Target::Pending { .. }), Some(_)) if self.endpoint_master.is_none() => Kind::First,
-            (Some(Target::Named { to }), Some(_)) => Kind::Switchover { to: to.clone() },
-            (Some(Target::Members { .. }), Some(_)) => Kind::Members,
-            (Some(Target::Pending { .. }) | None, Some(old)) if self.ended.contains(&old.incarnation) => {
-                Kind::Failover { reason: "MasterEnded" }
-            }
-            (Some(Target::Pending { .. }) | None, Some(_)) => Kind::Failover { reason: "MasterSilent" },
-        };
+        let has_ended = old.is_some_and(|m| self.tenure.ended.contains(&m.incarnation));
+        let kind = Kind::of(record.target.as_ref(), self.endpoint_master.is_some(), has_ended);
         let since = match kind {
             Kind::Failover { .. } => ended_at.unwrap_or_else(Instant::now),
             Kind::First | Kind::Switchover { .. } | Kind::Members => Instant::now(),
@@ -503,7 +455,7 @@ impl Session {
         if let Some(master) = writable
             && let Some(change) = self.change.take()
         {
-            self.allow_data_loss = false;
+            self.tenure.allow_data_loss = false;
             let finished = change.finish(&master, Instant::now());
             self.on_change_finished(&finished);
         }
@@ -576,7 +528,7 @@ impl Session {
             return;
         }
         if let Some(mut instance) = self.instances.remove(name) {
-            instance.observe(&self.clock, &mut self.ended);
+            instance.observe(&self.clock, &mut self.tenure.ended);
             self.event(name, &format!("port {} or {} was taken by another program", ports.port, ports.metrics_port));
         }
     }
@@ -610,7 +562,7 @@ impl Session {
                 Answer::bad(format!("'{}' has a master; there is no loss to allow", self.settings.name))
             }
             Question::AllowDataLoss => {
-                self.allow_data_loss = true;
+                self.tenure.allow_data_loss = true;
                 self.event("operator", "a person allows the loss of data: a master without data may be chosen");
                 Answer::good("allowed: the next election may choose a master without data")
             }
@@ -801,13 +753,6 @@ impl Session {
             self.on_process_event(&name, event);
         }
     }
-}
-
-/// `NAME-master-0`, then the replicas: the instances of a datastore, the preferred master first.
-pub fn instance_names(name: &str, replicas: i32) -> Vec<String> {
-    let mut names = vec![format!("{name}-master-0")];
-    names.extend((0..replicas).map(|i| format!("{name}-replica-{i}")));
-    names
 }
 
 fn time_of_day(format: LogFormat) -> String {

@@ -13,10 +13,11 @@ use super::control::{self, Question};
 use super::files;
 use super::record_store::DataDirLock;
 use super::screen::LogFormat;
+use super::session;
 use super::session::{Listeners, Session, Settings};
 use super::watch::ManifestFile;
-use super::{config, session};
 use crate::api::{ReplicatedRedis, parse_manifest};
+use crate::config;
 
 /// `replicated-redis-operator local …`
 #[derive(Debug, Args)]

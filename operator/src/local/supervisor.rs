@@ -33,6 +33,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::link::Lives;
+
 /// Pause before the first restart; doubles with each life that was short.
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
@@ -81,6 +83,12 @@ impl Process {
 
     pub fn is_running(&self) -> bool {
         self.pid().is_some()
+    }
+}
+
+impl Lives for Process {
+    fn running(&self) -> Option<u64> {
+        self.is_running().then_some(self.life)
     }
 }
 

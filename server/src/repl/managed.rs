@@ -261,6 +261,7 @@ fn status(ctx: &mut ServerCtx<'_>) {
     let fields: &[(&str, String)] = &[
         ("managed", flag(repl.managed)),
         ("incarnation", format!("{:016x}", role.incarnation)),
+        ("started_unix_ms", clock::started_unix_ms().to_string()),
         ("volume", format!("{:016x}", role.durable.volume)),
         ("promised", role.durable.promised.to_string()),
         ("role", name.into()),

@@ -43,15 +43,26 @@ pub enum ConfigError {
     Value(String),
 }
 
+/// Where an instance has its password from.
+#[derive(Debug, Clone, Copy)]
+pub enum Credentials<'a> {
+    /// In the file itself, which then is a secret.
+    Inline(&'a str),
+    /// In another file, made by [`render_credentials`].
+    Include(&'a Path),
+}
+
 /// What an instance's file is made of.
 #[derive(Debug, Clone)]
 pub struct ServerConfig<'a> {
+    /// Addresses to listen on.
+    pub bind: &'a str,
     pub port: u16,
     /// 0: no metrics.
     pub metrics_port: u16,
     /// Absolute.
     pub dir: &'a Path,
-    pub password: Option<&'a str>,
+    pub credentials: Credentials<'a>,
     /// Directives that follow from other fields of the manifest, before those of `spec.config`.
     pub derived: &'a [(String, String)],
     /// `spec.config` as it is in the manifest.
@@ -85,18 +96,27 @@ pub fn render(config: &ServerConfig<'_>) -> Result<String, ConfigError> {
         vec!["# Written by replicated-redis-operator at every start. Change the manifest instead.".to_string()];
     lines.extend(config.derived.iter().map(|(name, value)| directive(name, value)));
     lines.extend(config.extra.iter().map(|(name, value)| directive(name, value)));
-    lines.push(directive("bind", "127.0.0.1"));
+    lines.push(directive("bind", config.bind));
     lines.push(directive("port", &config.port.to_string()));
     lines.push(directive("metrics-port", &config.metrics_port.to_string()));
     lines.push(directive("dir", &quoted(&config.dir.to_string_lossy())));
     lines.push(directive("daemonize", "no"));
-    if let Some(password) = config.password {
-        lines.push(directive("requirepass", &quoted(password)));
-        lines.push(directive("masterauth", &quoted(password)));
+    match config.credentials {
+        Credentials::Inline(password) => lines.extend(credentials(password)),
+        Credentials::Include(path) => lines.push(directive("include", &quoted(&path.to_string_lossy()))),
     }
     lines.push(directive("managed", "yes"));
     lines.push(String::new());
     Ok(lines.join("\n"))
+}
+
+/// The text of a file for [`Credentials::Include`].
+pub fn render_credentials(password: &str) -> String {
+    credentials(password).join("\n") + "\n"
+}
+
+fn credentials(password: &str) -> [String; 2] {
+    ["requirepass", "masterauth"].map(|name| directive(name, &quoted(password)))
 }
 
 fn directive(name: &str, value: &str) -> String {
@@ -132,10 +152,11 @@ mod tests {
     fn the_file_ends_with_what_the_operator_decides() {
         let extra = extra(&[("maxmemory-policy", "noeviction"), ("save", "")]);
         let text = render(&ServerConfig {
+            bind: "127.0.0.1",
             port: 20_001,
             metrics_port: 0,
             dir: Path::new("/data/my \"db\"/x-master-0"),
-            password: Some("s3cret"),
+            credentials: Credentials::Inline("s3cret"),
             derived: &[("appendonly".to_string(), "yes".to_string())],
             extra: &extra,
         })

@@ -4,7 +4,7 @@
 //! A task owns the connection, so an instance that hangs delays nobody but itself. What it says is published as a
 //! [`Sighting`], together with the number of the life that said it: because an answer counts only if the same life ran
 //! before the connection was made and after the answer came, a sighting's incarnation belongs to that life, and when the
-//! supervisor has reaped that life the incarnation is known to have ended (rule R5).
+//! provider has seen the end of that life the incarnation is known to have ended (rule R5).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,6 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::supervisor::Process;
 use crate::client::{Client, ClientError, Fields};
 use crate::observe::Status;
 use crate::plan::Order;
@@ -64,6 +63,12 @@ pub struct Trouble {
     pub why: String,
 }
 
+/// What a provider knows of an instance's process: which of its lives runs now.
+pub trait Lives: Send + Sync + 'static {
+    /// The number of the life that is running, if one is.
+    fn running(&self) -> Option<u64>;
+}
+
 /// Where and how to talk to an instance.
 #[derive(Debug, Clone)]
 pub struct Peer {
@@ -88,9 +93,9 @@ impl Drop for Link {
 
 impl Link {
     /// Begins to ask. `changed` is notified after every answer and every failure; `pace` is the present poll interval.
-    pub fn start(
+    pub fn start<P: Lives>(
         peer: Peer,
-        process: watch::Receiver<Process>,
+        process: watch::Receiver<P>,
         pace: watch::Receiver<Duration>,
         outcomes: mpsc::Sender<Outcome>,
         changed: Arc<Notify>,
@@ -111,9 +116,49 @@ impl Link {
     }
 }
 
-struct Talk {
+/// The order that is on its way to an instance. There is at most one, and it counts as on its way until the instance has
+/// been looked at again after the answer: before that the planner sees it as it was.
+#[derive(Debug, Default)]
+pub struct InFlight(Option<Way>);
+
+#[derive(Debug)]
+struct Way {
+    answered: Option<Instant>,
+}
+
+impl InFlight {
+    /// Sends an order unless one is still on its way.
+    pub fn send(&mut self, link: &Link, order: Order) -> bool {
+        let free = self.0.is_none() && link.order(order);
+        if free {
+            self.0 = Some(Way { answered: None });
+        }
+        free
+    }
+
+    pub fn on_outcome(&mut self, outcome: &Outcome) {
+        self.0 = match (&outcome.order, &outcome.result) {
+            // The answer to a promise is itself a look.
+            (Order::Promise { .. }, Ok(())) => None,
+            _ => Some(Way { answered: Some(outcome.answered) }),
+        }
+    }
+
+    /// Takes note of what was last seen of the instance. `is_running`: it has a process that could answer.
+    pub fn on_seen(&mut self, seen: &Seen, is_running: bool) {
+        let looked_at_since = |answered: Instant| {
+            seen.trouble.is_some() || seen.last.as_ref().is_some_and(|sighting| sighting.asked >= answered)
+        };
+        let is_done = |way: &Way| way.answered.is_some_and(looked_at_since);
+        if !is_running || self.0.as_ref().is_some_and(is_done) {
+            self.0 = None;
+        }
+    }
+}
+
+struct Talk<P> {
     peer: Peer,
-    process: watch::Receiver<Process>,
+    process: watch::Receiver<P>,
     pace: watch::Receiver<Duration>,
     inbox: mpsc::Receiver<Order>,
     outcomes: mpsc::Sender<Outcome>,
@@ -121,10 +166,13 @@ struct Talk {
     changed: Arc<Notify>,
 }
 
-impl Talk {
+impl<P: Lives> Talk<P> {
     async fn run(mut self) {
         loop {
-            let Ok(life) = self.process.wait_for(|p| p.is_running()).await.map(|p| p.life) else { return };
+            let Ok(life) = self.process.wait_for(|p| p.running().is_some()).await.map(|p| p.running().unwrap_or(0))
+            else {
+                return;
+            };
             let mut asked = Instant::now();
             let Some(error) = self.with_life(life, &mut asked).await else { return };
             self.publish_trouble(Trouble { since: asked, why: error.to_string() });
@@ -196,8 +244,7 @@ impl Talk {
     }
 
     fn is_alive(&self, life: u64) -> bool {
-        let process = self.process.borrow();
-        process.life == life && process.is_running()
+        self.process.borrow().running() == Some(life)
     }
 
     /// An answer, if the life that was asked is still the present one.
@@ -239,14 +286,14 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::local::supervisor::ProcessState;
+    use crate::local::supervisor::{Process, ProcessState};
 
     const SOON: Duration = Duration::from_secs(20);
 
     /// A whole status whose offset is `n`.
     fn status_reply(n: u64) -> String {
         let fields = format!(
-            "incarnation 00 volume 11 promised 1 role replica role_epoch 1 history_epoch 1 offset {n} complete 1 \
+            "incarnation 00 started_unix_ms 1 volume 11 promised 1 role replica role_epoch 1 history_epoch 1 offset {n} complete 1 \
              has_data 1 loading 0 syncing 0 writable 0 lease_left_ms 0 grant_left_ms 0 master_port 1 master_host h \
              link up caught_up 1 sync_refused - paused 0 token 5"
         );

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::record::Target;
+
 /// Why the master changes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Kind {
@@ -16,6 +18,20 @@ pub enum Kind {
     Switchover { to: String },
     /// The present master goes on with other members or another quorum (rule R11).
     Members,
+}
+
+impl Kind {
+    /// The kind of the change that a record with this target begins. `had_master`: this operator has seen a master that took
+    /// writes; without one nothing was lost that it knows of. `has_ended`: the old master is known to have ended.
+    pub fn of(target: Option<&Target>, had_master: bool, has_ended: bool) -> Kind {
+        match target {
+            Some(Target::Named { to }) => Kind::Switchover { to: to.clone() },
+            Some(Target::Members { .. }) => Kind::Members,
+            Some(Target::Pending { .. }) | None if !had_master => Kind::First,
+            Some(Target::Pending { .. }) | None if has_ended => Kind::Failover { reason: "MasterEnded" },
+            Some(Target::Pending { .. }) | None => Kind::Failover { reason: "MasterSilent" },
+        }
+    }
 }
 
 /// A change that is under way.

@@ -1,0 +1,89 @@
+//! What an operator remembers of its own reign between two plans, besides the record: moments of its own clock.
+//!
+//! Every provider keeps one [`Tenure`] per datastore. It is lost with the operator, and that is safe: the next one writes
+//! itself into the record first and counts that moment as its last grant (R3).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::api::{Failback, FailoverMode, ReplicatedRedisSpec};
+use crate::observe::{Instance, Observed};
+use crate::record::Record;
+
+/// Lease of a master (FAILOVER, D), ms: how long a master that is cut off goes on, and a failover then waits.
+pub const LEASE_MS: u64 = 2000;
+
+#[derive(Debug, Clone, Default)]
+pub struct Tenure {
+    /// Since when this operator is the record's holder.
+    pub holder_since_ms: Option<u64>,
+    pub last_grant_ms: Option<u64>,
+    pub last_token: u64,
+    pub election_since_ms: Option<u64>,
+    /// Incarnations that are known to have ended (R5).
+    pub ended: BTreeSet<String>,
+    /// A person gives up what no reachable instance holds (R9). Until the next master takes writes.
+    pub allow_data_loss: bool,
+}
+
+impl Tenure {
+    /// The record was written by this operator. Says whether an election has begun with it.
+    pub fn on_written(&mut self, before: Option<&Record>, record: &Record, now_ms: u64) -> bool {
+        if before.is_none_or(|r| r.holder != record.holder) {
+            self.holder_since_ms = Some(now_ms);
+        }
+        if before.and_then(|r| r.master.as_ref()) != record.master.as_ref() {
+            // Tokens are the master's own clock: another master's begin anew.
+            self.last_token = 0;
+        }
+        let begins = record.target.is_some() && before.and_then(|r| r.target.as_ref()) != record.target.as_ref();
+        if begins {
+            self.election_since_ms = Some(now_ms);
+        } else if record.target.is_none() {
+            self.election_since_ms = None;
+        }
+        begins
+    }
+
+    /// A lease was sent, in answer to the request `token`.
+    pub fn on_lease_sent(&mut self, token: u64, now_ms: u64) {
+        self.last_token = token;
+        self.last_grant_ms = Some(now_ms);
+    }
+
+    /// Everything that a plan is made from.
+    pub fn observed(
+        &self,
+        me: &str,
+        spec: &ReplicatedRedisSpec,
+        wanted: Vec<String>,
+        record: Option<Record>,
+        instances: BTreeMap<String, Instance>,
+        switchover: Option<Option<String>>,
+    ) -> Observed {
+        Observed {
+            wanted,
+            quorum: spec.durability.write_quorum,
+            automatic: spec.failover.mode == FailoverMode::Automatic,
+            failback: spec.failover.failback == Failback::Auto,
+            down_after_ms: u64::from(spec.failover.down_after_seconds) * 1000,
+            lease_ms: LEASE_MS,
+            me: me.to_string(),
+            holder_since_ms: self.holder_since_ms,
+            last_grant_ms: self.last_grant_ms,
+            last_token: self.last_token,
+            record,
+            instances,
+            ended: self.ended.clone(),
+            switchover,
+            election_since_ms: self.election_since_ms,
+            allow_data_loss: self.allow_data_loss,
+        }
+    }
+}
+
+/// `NAME-master-0`, then the replicas: the instances of a datastore, the preferred master first.
+pub fn instance_names(name: &str, replicas: i32) -> Vec<String> {
+    let mut names = vec![format!("{name}-master-0")];
+    names.extend((0..replicas).map(|i| format!("{name}-replica-{i}")));
+    names
+}
