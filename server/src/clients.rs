@@ -57,6 +57,14 @@ impl Client {
         self.kind.store(kind as u8, Ordering::Relaxed);
     }
 
+    /// Does it come from this machine?
+    pub fn is_local(&self) -> bool {
+        match self.addr.parse::<std::net::SocketAddr>() {
+            Ok(addr) => addr.ip().to_canonical().is_loopback(),
+            Err(_) => self.addr.starts_with('/'),
+        }
+    }
+
     pub fn kill(&self) {
         self.killed.store(true, Ordering::Release);
         self.wake.notify_waiters();
@@ -71,6 +79,7 @@ impl Client {
             Kind::Replica => "S",
             Kind::Master => "M",
             Kind::Normal if self.in_multi.load(Ordering::Relaxed) => "x",
+            Kind::Normal if self.addr.starts_with('/') => "U",
             Kind::Normal => "N",
         };
         format!(

@@ -11,13 +11,14 @@ use crate::clock;
 use crate::persistence;
 use crate::state::Server;
 
-/// Time that one round of active expiry may take, ms.
+/// Time that one round of active expiry may take, ms: at `active-expire-effort 1`, and more for each step of it.
 const EXPIRE_BUDGET_MS: u64 = 5;
+const EXPIRE_EFFORT_MS: u64 = 2;
 
 /// Runs for ever, ten times a second.
 pub(crate) async fn run(server: &Arc<Server>) {
     let mut expiry = ActiveExpiry::default();
-    let (mut last_ping, mut last_lease) = (0, 0);
+    let (mut last_ping, mut last_lease, mut last_replica) = (0, 0, clock::monotonic_ms());
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let now = clock::monotonic_ms();
@@ -37,6 +38,11 @@ pub(crate) async fn run(server: &Arc<Server>) {
             if server.repl.feed_count() > 0 && !server.repl.is_replica() {
                 server.repl.append_ping();
             }
+        }
+        if server.repl.feed_count() > 0 || server.repl.managed || server.repl.is_replica() {
+            last_replica = now;
+        } else if settings.repl_backlog_ttl > 0 && now - last_replica >= settings.repl_backlog_ttl as u64 * 1000 {
+            server.repl.release_backlog(&settings);
         }
         let until = server.pause.until_ms.load(Ordering::Acquire);
         if until != 0 && clock::unix_ms() >= until {
@@ -58,8 +64,9 @@ impl ActiveExpiry {
     fn round(&mut self, server: &Server) {
         let settings = server.settings();
         let begun = clock::monotonic_ms();
+        let budget = EXPIRE_BUDGET_MS + EXPIRE_EFFORT_MS * (settings.active_expire_effort as u64 - 1);
         let mut whole = 0;
-        while clock::monotonic_ms() - begun < EXPIRE_BUDGET_MS
+        while clock::monotonic_ms() - begun < budget
             && whole < server.keyspace.shard_count() * settings.databases as usize
         {
             if self.visit(server, &settings) {

@@ -165,7 +165,7 @@ fn replication(server: &Server, settings: &Settings, out: &mut String) {
     let link = &repl.link;
     let (history, end, first, size, held) = {
         let log = repl.log.lock();
-        (log.history, log.log.end(), log.log.first(), log.log.backlog_size(), log.log.end() - log.log.first())
+        (log.history, log.log.end(), log.log.first(), settings.repl_backlog_size.0, log.log.end() - log.log.first())
     };
     let target = repl.target().0.filter(|_| repl.is_replica());
     if repl.is_awaiting() {
@@ -201,7 +201,7 @@ fn replication(server: &Server, settings: &Settings, out: &mut String) {
         }
         line(out, "slave_priority", settings.replica_priority);
         line(out, "slave_read_only", flag(settings.replica_read_only));
-        line(out, "replica_announced", 1);
+        line(out, "replica_announced", flag(settings.replica_announced));
     }
     let feeds = repl.feeds();
     line(out, "connected_slaves", feeds.len());
@@ -226,7 +226,7 @@ fn replication(server: &Server, settings: &Settings, out: &mut String) {
     line(out, "master_repl_offset", end);
     let second = history.second_offset.filter(|_| history.second != ReplId::ZERO);
     line(out, "second_repl_offset", second.map_or(-1, |n| n as i64 + 1));
-    line(out, "repl_backlog_active", 1);
+    line(out, "repl_backlog_active", flag(!repl.backlog_released.load(Ordering::Relaxed)));
     line(out, "repl_backlog_size", size);
     line(out, "repl_backlog_first_byte_offset", first + 1);
     line(out, "repl_backlog_histlen", held);

@@ -6,6 +6,7 @@
 //! - `cron`: what happens by the clock.
 //! - [`net`]: workers and connections; a command runs on the thread that read it.
 //! - [`commands`]: commands about the server itself. [`info`], [`http`]: what it tells about itself.
+//! - [`supervise`]: what a service manager is told.
 //! - [`repl`]: replication and roles, both ways. [`persistence`]: RDB files and the state beside them.
 
 pub mod clients;
@@ -22,6 +23,7 @@ pub mod persistence;
 pub mod registry;
 pub mod repl;
 pub mod state;
+pub mod supervise;
 
 /// The Redis version whose behaviour clients may expect.
 pub const REDIS_VERSION: &str = "7.2.4";

@@ -1,12 +1,17 @@
 //! Log lines in Redis's form: `PID:ROLE date time.ms mark message`.
 
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
+use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::reload;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::LogLevel;
 
@@ -57,21 +62,40 @@ fn date(unix_ms: u64) -> String {
     format!("{day:02} {} {year} {h:02}:{m:02}:{s:02}.{:03}", MONTHS[month as usize - 1], ms % 1000)
 }
 
+/// Changes the level of the log that runs.
+type SetLevel = Box<dyn Fn(LevelFilter) + Send + Sync>;
+static SET_LEVEL: OnceLock<SetLevel> = OnceLock::new();
+
+fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Debug => LevelFilter::TRACE,
+        LogLevel::Verbose => LevelFilter::DEBUG,
+        LogLevel::Notice => LevelFilter::INFO,
+        LogLevel::Warning => LevelFilter::WARN,
+        LogLevel::Nothing => LevelFilter::OFF,
+    }
+}
+
+/// CONFIG SET loglevel.
+pub fn set_level(level: LogLevel) {
+    if let Some(set) = SET_LEVEL.get() {
+        set(filter(level));
+    }
+}
+
 /// Starts logging to standard output, or to a file.
 pub fn start(level: LogLevel, logfile: &str) -> std::io::Result<()> {
-    let level = match level {
-        LogLevel::Debug => Level::TRACE,
-        LogLevel::Verbose => Level::DEBUG,
-        LogLevel::Notice => Level::INFO,
-        LogLevel::Warning => Level::WARN,
-    };
-    let builder = tracing_subscriber::fmt().with_ansi(false).with_max_level(level).event_format(RedisLines);
+    let (level, handle) = reload::Layer::new(filter(level));
+    let lines = tracing_subscriber::fmt::layer().with_ansi(false).event_format(RedisLines);
+    let registry = tracing_subscriber::registry().with(level);
     if logfile.is_empty() {
-        builder.init();
+        registry.with(lines).init();
     } else {
         let file = std::fs::File::options().create(true).append(true).open(logfile)?;
-        builder.with_writer(std::sync::Mutex::new(file)).init();
+        registry.with(lines.with_writer(std::sync::Mutex::new(file))).init();
     }
+    // The log of a process is started once; if it ends, nothing is left to change.
+    SET_LEVEL.get_or_init(|| Box::new(move |level| drop(handle.reload(level))));
     Ok(())
 }
 

@@ -1,13 +1,12 @@
 //! `replicated-redis-server [redis.conf] [--directive value …]`
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use server::config::{self, Settings};
+use server::config;
 use server::state::Server;
-use server::{clock, http, logging, net, persistence, repl};
+use server::{clock, http, logging, net, persistence, repl, supervise};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -39,28 +38,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Settings from the file, if the first argument is one, and from the arguments behind it.
-fn settings(args: &[String]) -> Result<(Settings, Option<PathBuf>), String> {
-    let mut settings = Settings::default();
-    let (file, rest) = match args.split_first() {
-        Some((first, rest)) if !first.starts_with("--") => (Some(PathBuf::from(first)), rest),
-        _ => (None, args),
-    };
-    if let Some(file) = &file {
-        config::load(&mut settings, file).map_err(|e| e.to_string())?;
-    }
-    config::apply_args(&mut settings, rest).map_err(|e| e.to_string())?;
-    // The directory is changed once: CONFIG REWRITE finds the file wherever the process is.
-    let file = file.map(|f| std::fs::canonicalize(&f).unwrap_or(f));
-    if !std::path::Path::new(&settings.dir).is_dir() {
-        return Err(format!("Can't chdir to '{}': No such file or directory", settings.dir));
-    }
-    Ok((settings, file))
-}
-
 fn run(args: &[String]) -> Result<(), String> {
-    let (settings, file) = settings(args)?;
-    if settings.daemonize {
+    let (settings, file) = config::read_settings(args).map_err(|e| e.to_string())?;
+    // A service manager watches the process that it started.
+    if settings.daemonize && settings.supervised == config::Supervised::No {
         daemonize()?;
     }
     logging::start(settings.loglevel, &settings.logfile).map_err(|e| format!("Can't open the log file: {e}"))?;
@@ -71,21 +52,26 @@ fn run(args: &[String]) -> Result<(), String> {
         server::REDIS_VERSION
     );
     tracing::info!("Running mode=standalone, port={}. PID: {pid}", settings.port);
-    let listeners = net::listen(&settings)?;
+    let hints = settings.hints_set();
+    if !hints.is_empty() {
+        tracing::warn!("Kept and shown, but nothing comes of them in this server: {}", hints.join(", "));
+    }
+    let (listening, opened) = net::Listening::open(&settings)?;
     if !settings.pidfile.is_empty() {
         std::fs::write(&settings.pidfile, format!("{pid}\n")).map_err(|e| format!("Can't write the pidfile: {e}"))?;
     }
     let replicaof = settings.replicaof.0.clone();
     let managed = settings.managed;
-    let server = Server::new(settings, file)?.share();
+    let server = Server::new(settings, file, listening)?.share();
     tracing::info!("Server initialized");
     http::start(&server)?;
     persistence::load_at_start(&server)?;
     if let (Some((host, port)), false) = (replicaof, managed) {
         server.repl.follow(repl::Target { host, port, epoch: None });
     }
-    net::start(&server, listeners).map_err(|e| format!("Can't start the workers: {e}"))?;
+    net::start(&server, opened).map_err(|e| format!("Can't start the workers: {e}"))?;
     tracing::info!("Ready to accept connections tcp");
+    supervise::notify(&server.settings(), "READY=1");
     wait_for_end(&server)?;
     end(&server)
 }
@@ -123,6 +109,7 @@ fn wait_for_end(server: &Arc<Server>) -> Result<(), String> {
 
 fn end(server: &Arc<Server>) -> Result<(), String> {
     let saved = server.shutdown.load(Ordering::Acquire) == 1;
+    supervise::notify(&server.settings(), "STOPPING=1");
     repl::store_at_shutdown(server, saved);
     let settings = server.settings();
     for path in [&settings.pidfile, &settings.unixsocket] {

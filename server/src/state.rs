@@ -11,6 +11,8 @@ use tokio::sync::Notify;
 use crate::clients::Clients;
 use crate::clock;
 use crate::config::Settings;
+use crate::logging;
+use crate::net::Listening;
 use crate::persistence::Persistence;
 use crate::repl::Replication;
 
@@ -67,6 +69,7 @@ pub struct Pause {
 pub struct Server {
     settings: RwLock<Arc<Settings>>,
     pub config_file: Option<PathBuf>,
+    listening: Listening,
     pub keyspace: Keyspace,
     pub clients: Clients,
     pub stats: Stats,
@@ -101,7 +104,7 @@ pub fn random_u64() -> u64 {
 }
 
 impl Server {
-    pub fn new(settings: Settings, config_file: Option<PathBuf>) -> Result<Self, String> {
+    pub fn new(settings: Settings, config_file: Option<PathBuf>, listening: Listening) -> Result<Self, String> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = if settings.io_threads == 0 { cpus } else { settings.io_threads as usize };
         let shards = if workers == 1 { 1 } else { 64 };
@@ -114,6 +117,7 @@ impl Server {
             persistence: Persistence::default(),
             settings: RwLock::new(Arc::new(settings)),
             config_file,
+            listening,
             keyspace,
             clients: Clients::default(),
             stats: Stats::default(),
@@ -149,11 +153,27 @@ impl Server {
         Arc::clone(&self.settings.read())
     }
 
-    /// Replaces the settings and lets what depends on them know.
-    pub fn set_settings(&self, mut settings: Settings) {
+    /// CONFIG SET: replaces the settings. What cannot be obeyed leaves everything as it was; the error names the
+    /// parameter and says why.
+    pub fn change_settings(&self, mut settings: Settings) -> Result<(), (&'static str, String)> {
         settings.derive();
-        self.repl.log.lock().log.resize(settings.repl_backlog_size.0, settings.replica_output_limit());
-        *self.settings.write() = Arc::new(settings);
+        // Held over the whole change: two of them at once would each keep half of the other.
+        let mut current = self.settings.write();
+        let moved = |of: fn(&Settings) -> String| of(&current) != of(&settings);
+        let (port, bind) = (moved(|s| s.port.to_string()), moved(|s| s.bind.0.join(" ")));
+        if port || bind {
+            self.listening.change(&current, &settings).map_err(|reason| {
+                tracing::warn!("{reason}");
+                match bind {
+                    true => ("bind", "Failed to bind to specified addresses.".into()),
+                    false => ("port", "Unable to listen on this port. Check server logs.".into()),
+                }
+            })?;
+        }
+        logging::set_level(settings.loglevel);
+        self.repl.resize_log(&settings);
+        *current = Arc::new(settings);
+        Ok(())
     }
 
     /// Until when writes or everything is paused: (writes, all), unix ms, 0 if not.

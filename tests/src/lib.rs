@@ -107,6 +107,11 @@ impl Conn {
     }
 }
 
+/// Tests look inside.
+fn debuggable<'a>(args: &[&'a str]) -> Vec<&'a str> {
+    [&["--enable-debug-command", "yes"], args].concat()
+}
+
 /// A server process with a directory of its own; ends with this value.
 #[derive(Debug)]
 pub struct Server {
@@ -120,14 +125,12 @@ pub struct Server {
 impl Server {
     /// One of ours.
     pub fn ours(args: &[&str]) -> Self {
-        Self::start(program("replicated-redis-server"), args)
+        Self::start(program("replicated-redis-server"), &debuggable(args))
     }
 
     /// Debian's redis-server.
     pub fn redis(args: &[&str]) -> Self {
-        let mut all = vec!["--enable-debug-command", "yes"];
-        all.extend_from_slice(args);
-        Self::start("redis-server".into(), &all)
+        Self::start("redis-server".into(), &debuggable(args))
     }
 
     fn start(program: PathBuf, args: &[&str]) -> Self {

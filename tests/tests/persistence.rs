@@ -98,16 +98,17 @@ fn a_damaged_file_is_refused_at_start_and_left_as_it_is() {
 
 #[test]
 fn a_save_that_fails_says_so_and_loses_nothing() {
-    let server = Server::ours(&["--save", ""]);
+    let server = Server::ours(&["--save", "", "--enable-protected-configs", "yes"]);
     let digest = fill(&server);
     let mut conn = server.conn();
     assert_eq!(conn.text("SAVE"), "OK");
     let file = server.dir.path().join("dump.rdb");
     let good = std::fs::read(&file).unwrap();
-    // A name that cannot be written: its folder is not there.
-    conn.cmd("CONFIG SET dbfilename nosuch/dump.rdb");
+    // A name that cannot be written: it is a folder's.
+    std::fs::create_dir(server.dir.path().join("taken.rdb")).unwrap();
+    assert_eq!(conn.text("CONFIG SET dbfilename taken.rdb"), "OK");
     let text = conn.text("SAVE");
-    assert!(text.contains("nosuch/dump.rdb"), "{text}");
+    assert!(text.contains("taken.rdb"), "{text}");
     assert_eq!(conn.info("rdb_last_bgsave_status"), "err");
     assert_eq!(conn.text("DEBUG DIGEST"), digest);
     assert_eq!(std::fs::read(&file).unwrap(), good);

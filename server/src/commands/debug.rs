@@ -10,6 +10,7 @@ use replication::ReplId;
 
 use super::{ServerCtx, family};
 use crate::clock;
+use crate::config::Access;
 use crate::dispatch::Next;
 use crate::persistence;
 use crate::state::random;
@@ -24,6 +25,16 @@ fn view<'a>(ctx: &ServerCtx<'a>, locked: &'a mut Locked<'_>) -> KeysView<'a> {
 }
 
 fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let allowed = match ctx.settings.enable_debug_command {
+        Access::Yes => true,
+        Access::No => false,
+        Access::Local => ctx.session.client.is_local(),
+    };
+    if !allowed {
+        return Err(CommandError::Static(
+            "ERR DEBUG command not allowed. If the enable-debug-command option is set to \"local\", you can run it from a local connection, otherwise you need to set this option in the configuration file, and then restart the server.",
+        ));
+    }
     let word = ctx.args.at(1).to_ascii_lowercase();
     match (&word[..], ctx.args.len()) {
         (b"sleep", 3) => {

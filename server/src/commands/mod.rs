@@ -1,5 +1,6 @@
 //! Commands about the server and the connection.
 
+mod config;
 mod connection;
 mod debug;
 mod introspection;

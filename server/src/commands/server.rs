@@ -6,12 +6,10 @@ use engine::CommandError;
 use engine::command::{Acl, Flags};
 use engine::parse::{eq_ignore_case, integer};
 
-use super::{ServerCtx, family, help, unknown_subcommand};
+use super::{ServerCtx, config, family, unknown_subcommand};
 use crate::clock;
-use crate::config::{self, Change, PARAMETERS, Settings};
 use crate::dispatch::Next;
 use crate::persistence;
-use crate::registry::Registry;
 
 const ADMIN: Flags =
     Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::LOADING).union(Flags::STALE).union(Flags::AWAITING);
@@ -32,134 +30,15 @@ family! { Server;
 fn config_command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     let word = ctx.args.at(1).to_ascii_lowercase();
     match (&word[..], ctx.args.len()) {
-        (b"get", 3..) => config_get(ctx),
-        (b"set", 4..) => config_set(ctx)?,
-        (b"resetstat", 2) => {
-            Registry::get().entries().iter().for_each(|e| e.stats.reset());
-            let stats = &ctx.server.stats;
-            let counters = [
-                &stats.connections,
-                &stats.rejected_connections,
-                &stats.commands,
-                &stats.input_bytes,
-                &stats.output_bytes,
-                &stats.errors,
-                &stats.sync_full,
-                &stats.sync_partial_ok,
-                &stats.sync_partial_err,
-            ];
-            counters.iter().for_each(|n| n.store(0, Ordering::Relaxed));
-            stats.error_codes.lock().clear();
-            ctx.server.keyspace.reset_stats();
-            ctx.session.out.ok();
+        (b"get", 3..) => config::get(ctx),
+        (b"set", 4..) => config::set(ctx),
+        (b"resetstat", 2) => config::resetstat(ctx),
+        (b"rewrite", 2) => config::rewrite(ctx),
+        (b"get" | b"set" | b"resetstat" | b"rewrite", _) => {
+            Err(CommandError::Arity(format!("config|{}", String::from_utf8_lossy(&word))))
         }
-        (b"rewrite", 2) => config_rewrite(ctx)?,
-        (b"help", 2) => {
-            return help(
-                ctx,
-                &[
-                    "CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                    "GET <pattern> [<pattern> ...], SET <directive> <value> [<directive> <value> ...], RESETSTAT, REWRITE",
-                ],
-            );
-        }
-        _ => return Err(unknown_subcommand(ctx.args)),
+        _ => Err(unknown_subcommand(ctx.args)),
     }
-    Ok(Next::Continue)
-}
-
-fn config_get(ctx: &mut ServerCtx<'_>) {
-    let settings = ctx.settings;
-    let mut found: Vec<(&str, String)> = Vec::new();
-    let mut add = |name: &'static str, value: String| {
-        let asked = ctx.args.skip(2).iter().any(|p| engine::glob::matches_ignore_case(p, name.as_bytes()));
-        if asked && !found.iter().any(|(n, _)| *n == name) {
-            found.push((name, value));
-        }
-    };
-    for p in PARAMETERS {
-        let value = match p.name {
-            // Who follows whom may have changed since the start.
-            "replicaof" => match ctx.server.repl.target().0 {
-                Some(target) => format!("{} {}", target.host, target.port),
-                None => String::new(),
-            },
-            "dir" => std::fs::canonicalize(&settings.dir)
-                .map_or_else(|_| settings.dir.clone(), |p| p.to_string_lossy().into_owned()),
-            "io-threads" => ctx.server.workers.to_string(),
-            _ => (p.get)(settings),
-        };
-        if let Some(alias) = p.alias {
-            add(alias, value.clone());
-        }
-        add(p.name, value);
-    }
-    for (name, accepted) in config::NOT_YET {
-        add(name, accepted[0].into());
-    }
-    ctx.session.out.map(found.len());
-    for (name, value) in &found {
-        ctx.session.out.bulk(name.as_bytes());
-        ctx.session.out.bulk(value.as_bytes());
-    }
-}
-
-/// All or nothing: the settings are changed in a copy.
-fn config_set(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
-    if ctx.args.len() % 2 == 1 {
-        return Err(CommandError::Arity("config|set".into()));
-    }
-    let mut settings = Settings::clone(ctx.settings);
-    let mut seen = Vec::new();
-    for i in (2..ctx.args.len()).step_by(2) {
-        let name = String::from_utf8_lossy(ctx.args.at(i)).into_owned();
-        let value = String::from_utf8_lossy(ctx.args.at(i + 1)).into_owned();
-        let failed = |reason: &str| {
-            CommandError::text(format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}"))
-        };
-        if let Some((name, accepted)) = config::NOT_YET.iter().find(|(n, _)| n.eq_ignore_ascii_case(&name)) {
-            if accepted.contains(&value.as_str()) {
-                continue;
-            }
-            return Err(failed(&format!("{name} {value} is not supported by this server yet")));
-        }
-        let Some(p) = Settings::parameter(&name) else {
-            return Err(CommandError::text(format!(
-                "ERR Unknown option or number of arguments for CONFIG SET - '{name}'"
-            )));
-        };
-        if p.change == Change::Start {
-            return Err(failed("can't set immutable config"));
-        }
-        if seen.contains(&p.name) {
-            return Err(failed("duplicate parameter"));
-        }
-        seen.push(p.name);
-        let value =
-            if p.name == "client-output-buffer-limit" { format!("{} {value}", (p.get)(&settings)) } else { value };
-        (p.set)(&mut settings, &value).map_err(|reason| failed(&reason))?;
-        if p.name == "dir" && !std::path::Path::new(&settings.dir).is_dir() {
-            return Err(failed("No such file or directory"));
-        }
-    }
-    ctx.server.set_settings(settings);
-    ctx.session.out.ok();
-    Ok(())
-}
-
-fn config_rewrite(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
-    let path = ctx.server.config_file.as_ref();
-    let path = path.ok_or(CommandError::Static("ERR The server is running without a config file"))?;
-    let mut settings = Settings::clone(ctx.settings);
-    if !ctx.server.repl.managed {
-        settings.replicaof = config::ReplicaOf(ctx.server.repl.target().0.map(|t| (t.host, t.port)));
-    }
-    let failed = |e: std::io::Error| CommandError::text(format!("ERR Rewriting config file: {e}"));
-    let old = std::fs::read_to_string(path).map_err(failed)?;
-    let new = config::rewrite(&settings, &old);
-    persistence::replace_file(path, |file| std::io::Write::write_all(file, new.as_bytes())).map_err(failed)?;
-    ctx.session.out.ok();
-    Ok(())
 }
 
 fn save(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {

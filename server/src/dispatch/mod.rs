@@ -26,7 +26,7 @@ pub use batch::Batch;
 use crate::clients::Client;
 use crate::clock;
 use crate::commands::ServerCtx;
-use crate::config::Settings;
+use crate::config::{PropagationErrors, Settings};
 use crate::registry::{Entry, Handler, Registry};
 use crate::state::{Server, SlowEntry, random_u64};
 
@@ -428,6 +428,10 @@ fn fail(server: &Server, session: &mut Session, entry: &Entry, error: &CommandEr
     server.stats.count_error(&text);
     if session.origin == Origin::Master {
         tracing::warn!("== CRITICAL == the master's command {} failed here: {text}", entry.spec.name);
+        if server.settings().propagation_error_behavior != PropagationErrors::Ignore {
+            tracing::error!("propagation-error-behavior asks to end here: the data is no longer the master's");
+            std::process::abort();
+        }
     }
 }
 

@@ -136,6 +136,7 @@ where
         closed: AtomicBool::new(false),
     });
     session.client.set_kind(Kind::Replica);
+    server.repl.keep_backlog(&server.settings());
     server.repl.add_feed(Arc::clone(&feed));
     let mut reader = None;
     let end = serve(&server, session, &feed, &mut read, &mut write, &mut reader, (&id, next, sync)).await;

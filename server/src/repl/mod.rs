@@ -98,6 +98,8 @@ pub struct Replication {
     quorum: AtomicUsize,
     feeds: Mutex<BTreeMap<u64, Arc<Feed>>>,
     feed_count: AtomicUsize,
+    /// The backlog was given up for want of replicas.
+    pub backlog_released: AtomicBool,
     /// Told whenever a replica acknowledged something, or roles changed.
     pub acked: Notify,
     target: Mutex<Option<Target>>,
@@ -132,6 +134,7 @@ impl Replication {
             quorum: AtomicUsize::new(0),
             feeds: Mutex::default(),
             feed_count: AtomicUsize::new(0),
+            backlog_released: AtomicBool::new(false),
             acked: Notify::new(),
             target: Mutex::new(None),
             generation: AtomicU64::new(0),
@@ -292,6 +295,30 @@ impl Replication {
         self.feed_count.store(feeds.len(), Ordering::Release);
         drop(feeds);
         self.acked.notify_waiters();
+    }
+
+    /// `repl-backlog-ttl`: nobody came back for it.
+    pub fn release_backlog(&self, settings: &Settings) {
+        if !self.backlog_released.swap(true, Ordering::AcqRel) {
+            self.log.lock().log.resize(0, settings.replica_output_limit());
+            tracing::info!(
+                "Replication backlog freed after {} seconds without connected replicas.",
+                settings.repl_backlog_ttl
+            );
+        }
+    }
+
+    /// A replica has come: there is a backlog again.
+    fn keep_backlog(&self, settings: &Settings) {
+        if self.backlog_released.swap(false, Ordering::AcqRel) {
+            self.log.lock().log.resize(settings.repl_backlog_size.0, settings.replica_output_limit());
+        }
+    }
+
+    /// Other sizes for the log.
+    pub fn resize_log(&self, settings: &Settings) {
+        let size = if self.backlog_released.load(Ordering::Acquire) { 0 } else { settings.repl_backlog_size.0 };
+        self.log.lock().log.resize(size, settings.replica_output_limit());
     }
 
     pub fn feeds(&self) -> Vec<Arc<Feed>> {

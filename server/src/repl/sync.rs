@@ -63,7 +63,7 @@ fn run(server: &Arc<Server>) {
         let settings = server.settings();
         if settings.repl_diskless_sync {
             let delay = if settings.managed { 0 } else { settings.repl_diskless_sync_delay as u64 };
-            std::thread::sleep(Duration::from_secs(delay));
+            wait_for_more(server, Duration::from_secs(delay));
         }
         // A running BGSAVE is waited for: there is one snapshot at a time.
         let _walk = server.persistence.walk.lock();
@@ -81,6 +81,19 @@ fn run(server: &Arc<Server>) {
         if let Err(error) = done {
             tracing::warn!("Full sync: {error}");
         }
+    }
+}
+
+/// `repl-diskless-sync-delay`: replicas that come meanwhile get the same snapshot; `repl-diskless-sync-max-replicas` of
+/// them are enough.
+fn wait_for_more(server: &Server, delay: Duration) {
+    let begun = crate::clock::instant();
+    while let Some(left) = delay.checked_sub(begun.elapsed()) {
+        let enough = usize::try_from(server.settings().repl_diskless_sync_max_replicas).unwrap_or(0);
+        if enough > 0 && server.repl.sync.0.lock().waiters.len() >= enough {
+            return;
+        }
+        std::thread::sleep(left.min(Duration::from_millis(20)));
     }
 }
 

@@ -4,17 +4,17 @@
 //! connection reads what there is, parses all whole requests, prefetches their keys, runs them, and writes all replies
 //! at once.
 
+mod listen;
+
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::rc::Rc;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use resp::{Args, OwnedArgs, Request, RequestLimits, RequestParser, Span};
-use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 
@@ -23,6 +23,8 @@ use crate::config::Settings;
 use crate::dispatch::{Batch, Next, Origin, Session, execute};
 use crate::repl;
 use crate::state::Server;
+
+pub use listen::{Listening, Opened};
 
 /// Requests of one pipeline whose keys are prefetched together.
 const BATCH: usize = 64;
@@ -37,69 +39,8 @@ pub enum Incoming {
     Unix(std::os::unix::net::UnixStream),
 }
 
-/// The sockets that the server listens on.
-#[derive(Debug, Default)]
-pub struct Listeners {
-    tcp: Vec<std::net::TcpListener>,
-    unix: Option<std::os::unix::net::UnixListener>,
-}
-
-/// Opens all listeners. An address with `-` in front may fail.
-pub fn listen(settings: &Settings) -> Result<Listeners, String> {
-    let mut listeners = Listeners::default();
-    let port = settings.port as u16;
-    if port > 0 {
-        for name in &settings.bind.0 {
-            let (optional, name) = name.strip_prefix('-').map_or((false, name.as_str()), |n| (true, n));
-            let ip = match name {
-                "*" => "0.0.0.0",
-                "::*" => "::",
-                other => other,
-            };
-            let bound = resolve(ip).and_then(|ip| bind(SocketAddr::new(ip, port), settings.tcp_backlog as i32));
-            match bound {
-                Ok(listener) => listeners.tcp.push(listener),
-                Err(e) if optional && e.kind() != io::ErrorKind::AddrInUse => {}
-                Err(e) => {
-                    return Err(format!(
-                        "Warning: Could not create server TCP listening socket {name}:{port}: bind: {e}\nFailed listening on port {port} (tcp), aborting."
-                    ));
-                }
-            }
-        }
-    }
-    if !settings.unixsocket.is_empty() {
-        let _ = std::fs::remove_file(&settings.unixsocket);
-        let listener = std::os::unix::net::UnixListener::bind(&settings.unixsocket)
-            .and_then(|l| l.set_nonblocking(true).map(|()| l))
-            .map_err(|e| format!("Failed opening Unix socket {}: bind: {e}", settings.unixsocket))?;
-        listeners.unix = Some(listener);
-    }
-    Ok(listeners)
-}
-
-fn resolve(name: &str) -> io::Result<IpAddr> {
-    use std::net::ToSocketAddrs;
-    if let Ok(ip) = name.parse() {
-        return Ok(ip);
-    }
-    (name, 0).to_socket_addrs()?.next().map(|a| a.ip()).ok_or_else(|| io::Error::other("the name has no address"))
-}
-
-fn bind(addr: SocketAddr, backlog: i32) -> io::Result<std::net::TcpListener> {
-    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    if addr.is_ipv6() {
-        socket.set_only_v6(true)?;
-    }
-    socket.bind(&addr.into())?;
-    socket.listen(backlog)?;
-    socket.set_nonblocking(true)?;
-    Ok(socket.into())
-}
-
 /// Starts the workers; the first one also accepts and keeps the server's clock. Returns their threads.
-pub fn start(server: &Arc<Server>, listeners: Listeners) -> io::Result<Vec<std::thread::JoinHandle<()>>> {
+pub fn start(server: &Arc<Server>, listeners: Opened) -> io::Result<Vec<std::thread::JoinHandle<()>>> {
     let mut senders = Vec::new();
     let mut threads = Vec::new();
     for number in 0..server.workers {
@@ -113,13 +54,7 @@ pub fn start(server: &Arc<Server>, listeners: Listeners) -> io::Result<Vec<std::
     let shared = Arc::clone(server);
     threads.push(std::thread::Builder::new().name("acceptor".into()).spawn(move || {
         run_local(async move {
-            let senders = Rc::new(senders);
-            for listener in listeners.tcp {
-                spawn_local(accept_tcp(Arc::clone(&shared), listener, Rc::clone(&senders)));
-            }
-            if let Some(listener) = listeners.unix {
-                spawn_local(accept_unix(listener, Rc::clone(&senders)));
-            }
+            spawn_local(listen::accept(Arc::clone(&shared), listeners, senders));
             crate::cron::run(&shared).await;
         });
     })?);
@@ -157,73 +92,6 @@ fn worker(server: &Arc<Server>, mut incoming: mpsc::Receiver<Incoming>) {
             }
         }
     });
-}
-
-async fn accept_tcp(server: Arc<Server>, listener: std::net::TcpListener, senders: Rc<Vec<mpsc::Sender<Incoming>>>) {
-    let listener = match TcpListener::from_std(listener) {
-        Ok(listener) => listener,
-        Err(e) => return tracing::error!("A listener is lost: {e}"),
-    };
-    let mut next = 0;
-    loop {
-        let Ok((stream, peer)) = listener.accept().await else {
-            // Out of descriptors: give those that close a moment.
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
-        let settings = server.settings();
-        let Ok(stream) = stream.into_std() else { continue };
-        if let Some(refusal) = refuse(&server, &settings, peer) {
-            server.stats.rejected_connections.fetch_add(1, Ordering::Relaxed);
-            use io::Write;
-            let mut stream = stream;
-            let _ = stream.write_all(refusal.as_bytes());
-            continue;
-        }
-        let socket = socket2::SockRef::from(&stream);
-        let _ = socket.set_tcp_nodelay(true);
-        if settings.tcp_keepalive > 0 {
-            let seconds = settings.tcp_keepalive as u64;
-            let keepalive = TcpKeepalive::new()
-                .with_time(Duration::from_secs(seconds))
-                .with_interval(Duration::from_secs((seconds / 3).max(1)))
-                .with_retries(3);
-            let _ = socket.set_tcp_keepalive(&keepalive);
-        }
-        next = (next + 1) % senders.len();
-        let _ = senders[next].send(Incoming::Tcp(stream)).await;
-    }
-}
-
-async fn accept_unix(listener: std::os::unix::net::UnixListener, senders: Rc<Vec<mpsc::Sender<Incoming>>>) {
-    let Ok(listener) = UnixListener::from_std(listener) else { return };
-    let mut next = 0;
-    loop {
-        if let Ok(stream) = listener.accept().await.and_then(|(s, _)| s.into_std()) {
-            next = (next + 1) % senders.len();
-            let _ = senders[next].send(Incoming::Unix(stream)).await;
-        } else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    }
-}
-
-/// Why a connection is not let in: the error line.
-fn refuse(server: &Server, settings: &Settings, peer: SocketAddr) -> Option<&'static str> {
-    if server.clients.len() >= settings.maxclients as usize {
-        return Some("-ERR max number of clients reached\r\n");
-    }
-    let loopback = match peer.ip() {
-        IpAddr::V6(ip) => ip.is_loopback() || ip.to_ipv4_mapped().is_some_and(|ip| ip.is_loopback()),
-        IpAddr::V4(ip) => ip.is_loopback(),
-    };
-    let open = settings.bind == crate::config::BindList::default();
-    if settings.protected_mode && settings.requirepass.is_empty() && open && !loopback {
-        return Some(
-            "-DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. If you want to connect from external computers to Redis you may adopt one of the following solutions: 1) Just disable protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to Redis from the same host the server is running, however MAKE SURE Redis is not publicly accessible from internet if you do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the protected mode by editing the Redis configuration file, and setting the protected mode option to 'no', and then restarting the server. 3) If you started the server manually just for testing, restart it with the '--protected-mode no' option. 4) Setup a an authentication password for the default user. NOTE: You only need to do one of the above things in order for the server to start accepting connections from the outside.\r\n",
-        );
-    }
-    None
 }
 
 async fn connection<S>(server: Arc<Server>, stream: S, peer: String, local: String)

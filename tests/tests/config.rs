@@ -1,0 +1,108 @@
+//! Parameters that act on the process: where it listens, how it starts, who may look inside, what it forgets.
+
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::Duration;
+
+use harness::{Conn, Server, follow, free_port, program, wait_for};
+
+#[test]
+fn the_server_moves_to_another_port_and_keeps_its_connections() {
+    let server = Server::ours(&[]);
+    let (mut conn, to) = (server.conn(), free_port());
+    assert_eq!(conn.text(&format!("CONFIG SET port {to}")), "OK");
+    assert_eq!(Conn::open(to).expect("it listens there").text("PING"), "PONG");
+    assert!(Conn::open(server.port).is_err(), "the old port is closed");
+    assert_eq!(conn.text("PING"), "PONG");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let refused = conn.text(&format!("CONFIG SET port {port}"));
+    assert!(refused.contains("Unable to listen on this port"), "{refused}");
+    assert!(conn.text("CONFIG GET port").contains(&to.to_string()), "unchanged");
+    assert_eq!(Conn::open(to).expect("it still listens there").text("PING"), "PONG");
+    assert_eq!(conn.call(&["CONFIG", "SET", "bind", "127.0.0.2 -::1"]).to_string(), "OK");
+    assert!(std::net::TcpStream::connect(("127.0.0.2", to)).is_ok() && Conn::open(to).is_err());
+}
+
+#[test]
+fn the_unix_socket_takes_commands_and_has_its_permissions() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let path = dir.path().join("redis.sock");
+    let text = path.to_string_lossy().into_owned();
+    let server = Server::ours(&["--unixsocket", &text, "--unixsocketperm", "700"]);
+    let mode = std::fs::metadata(&path).expect("the socket").permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    let mut stream = UnixStream::connect(&path).expect("it listens");
+    stream.write_all(b"PING\r\nCLIENT INFO\r\n").expect("it reads");
+    let mut got = String::new();
+    let mut chunk = [0; 4096];
+    wait_for("two replies", Duration::from_secs(10), || {
+        let n = stream.read(&mut chunk).expect("it answers");
+        got.push_str(&String::from_utf8_lossy(&chunk[..n]));
+        got.ends_with("\r\n") && got.contains("lib-ver=")
+    });
+    assert!(got.starts_with("+PONG\r\n") && got.contains(&format!("addr={text}:0 ")) && got.contains("flags=U"), "{got}");
+    drop(server);
+}
+
+#[test]
+fn a_daemon_writes_its_pidfile_and_removes_it_when_it_ends() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let pidfile = dir.path().join("pid");
+    let port = free_port();
+    let mut command = Command::new(program("replicated-redis-server"));
+    command.args(["--port", &port.to_string(), "--daemonize", "yes", "--dir", &dir.path().to_string_lossy()]);
+    command.args(["--bind", "127.0.0.1", "--pidfile", &pidfile.to_string_lossy()]);
+    command.args(["--logfile", &dir.path().join("log").to_string_lossy(), "--save", ""]);
+    let ended = command.status().expect("the program runs");
+    assert!(ended.success(), "the process that was started ends, the daemon goes on");
+    wait_for("the daemon", Duration::from_secs(20), || Conn::open(port).is_ok());
+    let mut conn = Conn::open(port).expect("the daemon");
+    let pid = std::fs::read_to_string(&pidfile).expect("the pidfile");
+    assert_eq!(conn.info("process_id"), pid.trim());
+    let _ = conn.try_call(&["SHUTDOWN", "NOSAVE"]);
+    wait_for("the pidfile to go", Duration::from_secs(20), || !pidfile.exists());
+}
+
+#[test]
+fn debug_is_for_those_whom_the_configuration_names() {
+    let ask = |how: &str| {
+        let server = Server::ours(&["--enable-debug-command", how]);
+        server.conn().text("DEBUG DIGEST")
+    };
+    assert!(ask("no").contains("DEBUG command not allowed"));
+    assert_eq!(ask("local"), "0".repeat(40), "a loopback connection is a local one");
+}
+
+#[test]
+fn protected_parameters_are_changed_only_if_the_configuration_says_so() {
+    let server = Server::ours(&[]);
+    let refused = server.conn().text("CONFIG SET dir /tmp");
+    assert_eq!(
+        refused,
+        "(error) ERR CONFIG SET failed (possibly related to argument 'dir') - can't set protected config"
+    );
+    let server = Server::ours(&["--enable-protected-configs", "local"]);
+    assert_eq!(server.conn().text("CONFIG SET dbfilename other.rdb"), "OK");
+    assert_eq!(server.conn().text("SAVE"), "OK");
+    assert!(server.dir.path().join("other.rdb").exists());
+}
+
+#[test]
+fn a_backlog_for_which_nobody_comes_back_is_given_up_and_comes_back_with_a_replica() {
+    let master = Server::ours(&["--repl-backlog-ttl", "1"]);
+    let mut replica = Server::ours(&[]);
+    master.conn().cmd("SET a 1");
+    follow(&replica, &master);
+    let mut conn = master.conn();
+    assert_eq!(conn.info("repl_backlog_active"), "1");
+    replica.kill();
+    wait_for("the backlog to go", Duration::from_secs(20), || conn.info("repl_backlog_active") == "0");
+    assert_eq!(conn.info("repl_backlog_histlen"), "0");
+    conn.cmd("SET b 2");
+    let again = Server::ours(&[]);
+    follow(&again, &master);
+    assert_eq!((conn.info("repl_backlog_active").as_str(), again.conn().text("GET b").as_str()), ("1", "2"));
+}
