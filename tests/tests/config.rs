@@ -43,7 +43,10 @@ fn the_unix_socket_takes_commands_and_has_its_permissions() {
         got.push_str(&String::from_utf8_lossy(&chunk[..n]));
         got.ends_with("\r\n") && got.contains("lib-ver=")
     });
-    assert!(got.starts_with("+PONG\r\n") && got.contains(&format!("addr={text}:0 ")) && got.contains("flags=U"), "{got}");
+    assert!(
+        got.starts_with("+PONG\r\n") && got.contains(&format!("addr={text}:0 ")) && got.contains("flags=U"),
+        "{got}"
+    );
     drop(server);
 }
 

@@ -6,8 +6,8 @@
 use engine::Limits;
 
 use super::values::{
-    Access, Among, FileName, Folder, Limit as _, LogLevel, Memory, MemoryOrShare, NotYetBut, OnSignal, OutputLimits, Param as _,
-    Percentiles, Permissions, PropagationErrors, ReplicaOf, SaveRules, Seen, Supervised, Words,
+    Access, Among, FileName, Folder, Limit as _, LogLevel, Memory, MemoryOrShare, NotYetBut, OnSignal, OutputLimits,
+    Param as _, Percentiles, Permissions, PropagationErrors, ReplicaOf, SaveRules, Seen, Supervised, Words,
 };
 
 /// When a parameter may change, and what comes of it.

@@ -523,8 +523,7 @@ impl Param for OutputLimits {
                 let (hard, soft) = (Memory::read(class[1])?.0, Memory::read(class[2])?.0);
                 Some(OutputLimit { hard, soft, seconds: class[3].parse().ok()? })
             };
-            *target =
-                limit().ok_or("Error in hard, soft or soft_seconds setting in buffer limit configuration.")?;
+            *target = limit().ok_or("Error in hard, soft or soft_seconds setting in buffer limit configuration.")?;
         }
         Ok(limits)
     }

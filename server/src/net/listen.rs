@@ -61,7 +61,8 @@ impl Listening {
     }
 
     fn hand_over(&self, sockets: Vec<StdListener>) -> Result<(), String> {
-        let copies = sockets.iter().map(StdListener::try_clone).collect::<io::Result<_>>().map_err(|e| e.to_string())?;
+        let copies =
+            sockets.iter().map(StdListener::try_clone).collect::<io::Result<_>>().map_err(|e| e.to_string())?;
         self.acceptor.try_send(sockets).map_err(|_| "the acceptor does not take new sockets".to_string())?;
         *self.sockets.lock() = copies;
         Ok(())
@@ -205,7 +206,9 @@ fn refuse(server: &Server, settings: &Settings, peer: Option<IpAddr>) -> Option<
     if server.clients.len() >= settings.maxclients as usize {
         return Some("-ERR max number of clients reached\r\n");
     }
-    if settings.protected_mode && settings.requirepass.is_empty() && !peer.is_none_or(|ip| ip.to_canonical().is_loopback())
+    if settings.protected_mode
+        && settings.requirepass.is_empty()
+        && !peer.is_none_or(|ip| ip.to_canonical().is_loopback())
     {
         return Some(
             "-DENIED Redis is running in protected mode because protected mode is enabled and no password is set for the default user. In this mode connections are only accepted from the loopback interface. If you want to connect from external computers to Redis you may adopt one of the following solutions: 1) Just disable protected mode sending the command 'CONFIG SET protected-mode no' from the loopback interface by connecting to Redis from the same host the server is running, however MAKE SURE Redis is not publicly accessible from internet if you do so. Use CONFIG REWRITE to make this change permanent. 2) Alternatively you can just disable the protected mode by editing the Redis configuration file, and setting the protected mode option to 'no', and then restarting the server. 3) If you started the server manually just for testing, restart it with the '--protected-mode no' option. 4) Setup a an authentication password for the default user. NOTE: You only need to do one of the above things in order for the server to start accepting connections from the outside.\r\n",
