@@ -41,6 +41,16 @@ fn strings() {
 }
 
 #[test]
+fn bitmaps() {
+    check("bitmaps");
+}
+
+#[test]
+fn sort() {
+    check("sort");
+}
+
+#[test]
 fn keys() {
     check("keys");
 }

@@ -148,7 +148,8 @@ impl KeyPositions {
     #[inline]
     pub fn iter(self) -> impl Iterator<Item = usize> {
         let range = if self.step == 0 { 1..1 } else { self.first..self.last + 1 };
-        (self.extra > 0).then_some(self.extra).into_iter().chain(range.step_by(self.step.max(1)))
+        let extra = |before: bool| (self.extra > 0 && (self.extra < self.first) == before).then_some(self.extra);
+        extra(true).into_iter().chain(range.step_by(self.step.max(1))).chain(extra(false))
     }
 
     /// The key if there is exactly one, without `extra`.

@@ -165,6 +165,11 @@ fn zsets() {
 }
 
 #[test]
+fn bitmaps() {
+    check(include_str!("../../../tests/transcripts/bitmaps.txt"));
+}
+
+#[test]
 fn what_redis_7_0_does_otherwise() {
     check(include_str!("../../../tests/transcripts/lists.ours.txt"));
     check(include_str!("../../../tests/transcripts/zsets.ours.txt"));

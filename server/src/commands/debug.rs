@@ -130,6 +130,7 @@ fn populate(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
         key.extend_from_slice(prefix);
         key.push(b':');
         key.extend_from_slice(digits.as_bytes());
+        keys.forget_hash();
         if keys.peek(&key).is_some() {
             continue;
         }
@@ -139,7 +140,7 @@ fn populate(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
         if let Some(size) = size.filter(|&s| s > 0) {
             value.resize(size, 0);
         }
-        keys.put_str(&key.clone(), &value, Expiry::Clear);
+        keys.put_str(&key, &value, Expiry::Clear);
     }
     drop(keys);
     ctx.session.out.ok();

@@ -129,6 +129,7 @@ fn what_is_wrong_is_said_with_line_and_reason() {
     assert_eq!(text, format!("{head}Bad directive or wrong number of arguments"));
     assert!(error("port 1 2").ends_with("\nwrong number of arguments"));
     assert!(error("port").ends_with("\nwrong number of arguments"));
+    assert_eq!(read_text("save").unwrap().save.0.len(), 0);
     assert!(error("port \"1").ends_with("\nUnbalanced quotes in configuration line"));
     assert!(error("\"\" 5").ends_with("\nBad directive or wrong number of arguments"));
     assert!(error("user x on").contains("not supported by this server yet"));

@@ -1,11 +1,13 @@
 //! The families of commands. Each file is a table of [`Command`]s and, right below it, their functions in that order.
 
+mod bitmaps;
 mod dump;
 mod hashes;
 mod keys;
 mod lists;
 mod scan;
 mod sets;
+mod sort;
 mod strings;
 mod zsets;
 
@@ -22,6 +24,8 @@ pub const FAMILIES: &[&[Command]] = &[
     sets::COMMANDS,
     lists::COMMANDS,
     zsets::COMMANDS,
+    bitmaps::COMMANDS,
+    sort::COMMANDS,
 ];
 
 // The combinations of flags that nearly every command has.

@@ -83,6 +83,12 @@ impl<'a> KeysView<'a> {
         self.last_hash = (key.as_ptr(), key.len(), hash);
     }
 
+    /// To be called before a key is looked up that the command made itself: it may lie in memory where another one lay.
+    /// (The command's arguments stay where they are.)
+    pub fn forget_hash(&mut self) {
+        self.last_hash = (std::ptr::null(), 0, 0);
+    }
+
     #[inline]
     fn hash(&mut self, key: &[u8]) -> u64 {
         if (key.as_ptr(), key.len()) == (self.last_hash.0, self.last_hash.1) {
