@@ -7,9 +7,9 @@ use resp::Args;
 
 use super::{R, WM, family};
 use crate::command::{Acl, CommandResult, Flags, KeyPositions, Keys};
+use crate::keyspace::ValueRef;
 use crate::parse::{self, eq_ignore_case, integer};
 use crate::types::{Hash, List, Object, Set, ZSet};
-use crate::keyspace::ValueRef;
 use crate::{CommandError, Ctx, KeysView};
 
 const TYPES: Acl = Acl::SET.union(Acl::SORTEDSET).union(Acl::LIST).union(Acl::DANGEROUS);
