@@ -35,7 +35,8 @@ pub(crate) async fn run(server: &Arc<Server>) {
             }
         } else if now - last_ping >= settings.repl_ping_replica_period as u64 * 1000 {
             last_ping = now;
-            if server.repl.feed_count() > 0 && !server.repl.is_replica() {
+            // A failover waits for acknowledgements of the log's end: it stays where it is.
+            if server.repl.feed_count() > 0 && !server.repl.is_replica() && !server.repl.writes_held() {
                 server.repl.append_ping();
             }
         }

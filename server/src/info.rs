@@ -220,7 +220,7 @@ fn replication(server: &Server, settings: &Settings, out: &mut String) {
         let value = format!("ip={},port={},state={state},offset={},lag={lag}", feed.ip, feed.port, ack.offset);
         line(out, &format!("slave{i}"), value);
     }
-    line(out, "master_failover_state", "no-failover");
+    line(out, "master_failover_state", repl.failover.lock().state());
     line(out, "master_replid", history.id);
     line(out, "master_replid2", history.second);
     line(out, "master_repl_offset", end);

@@ -6,7 +6,7 @@
 //! - `cron`: what happens by the clock.
 //! - [`net`]: workers and connections; a command runs on the thread that read it.
 //! - [`commands`]: commands about the server itself. [`info`], [`http`]: what it tells about itself.
-//! - [`supervise`]: what a service manager is told.
+//! - [`shutdown`]: ending in order. [`supervise`]: what a service manager is told.
 //! - [`repl`]: replication and roles, both ways. [`persistence`]: RDB files and the state beside them.
 
 pub mod clients;
@@ -22,6 +22,7 @@ pub mod net;
 pub mod persistence;
 pub mod registry;
 pub mod repl;
+pub mod shutdown;
 pub mod state;
 pub mod supervise;
 

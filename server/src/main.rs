@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use server::config;
 use server::state::Server;
-use server::{clock, http, logging, net, persistence, repl, supervise};
+use server::{clock, http, logging, net, persistence, repl, shutdown, supervise};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -72,43 +71,13 @@ fn run(args: &[String]) -> Result<(), String> {
     net::start(&server, opened).map_err(|e| format!("Can't start the workers: {e}"))?;
     tracing::info!("Ready to accept connections tcp");
     supervise::notify(&server.settings(), "READY=1");
-    wait_for_end(&server)?;
-    end(&server)
-}
-
-/// Until a signal or SHUTDOWN. The process is ended from here only.
-fn wait_for_end(server: &Arc<Server>) -> Result<(), String> {
-    use tokio::signal::unix::{SignalKind, signal};
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
-    runtime.block_on(async {
-        let mut terminate = signal(SignalKind::terminate()).map_err(|e| e.to_string())?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| e.to_string())?;
-        loop {
-            let save = tokio::select! {
-                _ = terminate.recv() => {
-                    tracing::warn!("Received SIGTERM scheduling shutdown...");
-                    !server.settings().save.0.is_empty()
-                }
-                _ = interrupt.recv() => {
-                    tracing::warn!("Received SIGINT scheduling shutdown...");
-                    !server.settings().save.0.is_empty()
-                }
-                () = server.shutdown_wake.notified() => return Ok(()),
-            };
-            server.repl.stop_writes();
-            if save && persistence::save(server).is_err() {
-                tracing::warn!("Can't exit: the data could not be saved. SHUTDOWN NOSAVE ends the server without.");
-                server.repl.resume_writes();
-                continue;
-            }
-            server.shutdown.store(if save { 1 } else { 2 }, Ordering::Release);
-            return Ok(());
-        }
-    })
+    let saved = runtime.block_on(shutdown::wait(&server)).map_err(|e| format!("Can't listen to signals: {e}"))?;
+    end(&server, saved)
 }
 
-fn end(server: &Arc<Server>) -> Result<(), String> {
-    let saved = server.shutdown.load(Ordering::Acquire) == 1;
+/// The process is ended from here only.
+fn end(server: &Arc<Server>, saved: bool) -> Result<(), String> {
     supervise::notify(&server.settings(), "STOPPING=1");
     repl::store_at_shutdown(server, saved);
     let settings = server.settings();

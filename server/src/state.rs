@@ -1,7 +1,7 @@
 //! What all threads of the server share.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use engine::Keyspace;
@@ -14,7 +14,8 @@ use crate::config::Settings;
 use crate::logging;
 use crate::net::Listening;
 use crate::persistence::Persistence;
-use crate::repl::Replication;
+use crate::repl::{Hold, Replication};
+use crate::shutdown::Shutdown;
 
 /// Counters for INFO.
 #[derive(Debug, Default)]
@@ -85,9 +86,7 @@ pub struct Server {
     /// Changes since the last save.
     pub dirty: AtomicU64,
     pub expire_cycles: AtomicU64,
-    /// Set when the process is to end: 1 save if it should, 2 do not save.
-    pub shutdown: AtomicUsize,
-    pub shutdown_wake: Notify,
+    pub shutdown: Shutdown,
     this: OnceLock<Weak<Server>>,
 }
 
@@ -129,8 +128,7 @@ impl Server {
             workers,
             dirty: AtomicU64::new(0),
             expire_cycles: AtomicU64::new(0),
-            shutdown: AtomicUsize::new(0),
-            shutdown_wake: Notify::new(),
+            shutdown: Shutdown::default(),
             this: OnceLock::new(),
         })
     }
@@ -185,9 +183,15 @@ impl Server {
         (true, !self.pause.writes_only.load(Ordering::Acquire))
     }
 
-    /// Asks the process to end in order.
-    pub fn request_shutdown(&self, save: bool) {
-        self.shutdown.store(if save { 1 } else { 2 }, Ordering::Release);
-        self.shutdown_wake.notify_one();
+    /// Holds back writes of clients. On return the log's end is final: those that held their shards are in it.
+    pub fn hold_writes(&self, why: Hold) {
+        self.repl.hold(why);
+        drop(self.keyspace.lock_all());
+    }
+
+    /// Takes that back.
+    pub fn release_writes(&self, why: Hold) {
+        self.repl.release(why);
+        self.pause.changed.notify_waiters();
     }
 }

@@ -5,11 +5,12 @@ use std::sync::atomic::Ordering;
 use engine::CommandError;
 use engine::command::{Acl, Flags};
 use engine::parse::{eq_ignore_case, integer};
+use replication::failover::{Request, accept};
 use resp::number::parse_u64;
 
 use super::{ServerCtx, family};
 use crate::dispatch::Next;
-use crate::repl::{FeedState, Target, managed_command};
+use crate::repl::{FeedState, Target, begin_failover, managed_command};
 
 const ADMIN: Flags = Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::STALE);
 const LINK: Flags = ADMIN.union(Flags::LOADING).union(Flags::AWAITING);
@@ -17,6 +18,7 @@ const LINK: Flags = ADMIN.union(Flags::LOADING).union(Flags::AWAITING);
 family! { Server;
     "replicaof" replicaof(3, ADMIN, Acl::empty()) "5.0.0" "Configures a server as replica of another, or promotes it to a master." "<host port | NO ONE>";
     "slaveof" replicaof(3, ADMIN, Acl::empty()) "1.0.0" "Sets a Redis server as a replica of another, or promotes it to being a master." "<host port | NO ONE>";
+    "failover" failover(-1, ADMIN, Acl::empty()) "6.2.0" "Starts a coordinated failover from a server to one of its replicas." "[TO host port [FORCE]] [ABORT] [TIMEOUT milliseconds]";
     "role" role(1, Flags::NOSCRIPT.union(Flags::LOADING).union(Flags::STALE).union(Flags::FAST).union(Flags::AWAITING), Acl::ADMIN.union(Acl::DANGEROUS)) "2.8.12" "Returns the replication role." "";
     "replconf" replconf(-1, LINK, Acl::empty()) "3.0.0" "An internal command for configuring the replication stream." "[option value [option value ...]]";
     "psync" psync(-3, LINK.union(Flags::NO_MULTI), Acl::empty()) "2.8.0" "An internal command used in replication." "replicationid offset";
@@ -29,6 +31,9 @@ fn replicaof(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     let server = ctx.server;
     if server.repl.managed {
         return Err(CommandError::Static("ERR role is managed by the operator"));
+    }
+    if server.repl.failover.lock().is_active() {
+        return Err(CommandError::Static("ERR REPLICAOF not allowed while failing over."));
     }
     let (host, port) = (String::from_utf8_lossy(ctx.args.at(1)).into_owned(), ctx.args.at(2));
     if eq_ignore_case(host.as_bytes(), "NO") && eq_ignore_case(port, "ONE") {
@@ -47,6 +52,17 @@ fn replicaof(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         return Ok(Next::Continue);
     }
     server.repl.follow(target);
+    ctx.session.out.ok();
+    Ok(Next::Continue)
+}
+
+fn failover(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    if ctx.server.repl.managed {
+        return Err(CommandError::Static("ERR role is managed by the operator"));
+    }
+    let request = Request::parse(ctx.args.skip(1).iter());
+    let begun = request.and_then(|request| begin_failover(ctx.server, request));
+    begun.map_err(|error| CommandError::text(error.to_string()))?;
     ctx.session.out.ok();
     Ok(Next::Continue)
 }
@@ -134,6 +150,17 @@ fn replconf(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
 
 fn psync(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     let next = integer(ctx.args.at(2))?;
+    if ctx.args.get(3).is_some_and(|word| eq_ignore_case(word, "FAILOVER")) {
+        // Our master wants to be our replica.
+        let repl = &ctx.server.repl;
+        let id = repl.log.lock().history.id;
+        if repl.managed {
+            return Err(CommandError::Static("ERR role is managed by the operator"));
+        }
+        accept(id.as_str().as_bytes(), ctx.args.at(1), repl.is_replica()).map_err(CommandError::Static)?;
+        tracing::info!("Failover request received for replid {id}.");
+        repl.unfollow();
+    }
     Ok(Next::Psync { id: ctx.args.at(1).to_vec(), next, sync: false })
 }
 

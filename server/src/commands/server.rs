@@ -10,6 +10,7 @@ use super::{ServerCtx, config, family, unknown_subcommand};
 use crate::clock;
 use crate::dispatch::Next;
 use crate::persistence;
+use crate::shutdown;
 
 const ADMIN: Flags =
     Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::LOADING).union(Flags::STALE).union(Flags::AWAITING);
@@ -20,7 +21,7 @@ family! { Server;
     "save" save(1, Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::NO_MULTI), NONE) "1.0.0" "Synchronously saves the database(s) to disk." "";
     "bgsave" bgsave(-1, Flags::ADMIN.union(Flags::NOSCRIPT), NONE) "1.0.0" "Asynchronously saves the database(s) to disk." "[SCHEDULE]";
     "lastsave" lastsave(1, Flags::LOADING.union(Flags::STALE).union(Flags::FAST).union(Flags::AWAITING), Acl::ADMIN.union(Acl::DANGEROUS)) "1.0.0" "Returns the Unix timestamp of the last successful save to disk." "";
-    "shutdown" shutdown(-1, ADMIN.union(Flags::NO_MULTI).union(Flags::ALLOW_BUSY), NONE) "1.0.0" "Synchronously saves the database(s) to disk and shuts down the Redis server." "[NOSAVE | SAVE] [NOW] [FORCE] [ABORT]";
+    "shutdown" shutdown_command(-1, ADMIN.union(Flags::NO_MULTI).union(Flags::ALLOW_BUSY), NONE) "1.0.0" "Synchronously saves the database(s) to disk and shuts down the Redis server." "[NOSAVE | SAVE] [NOW] [FORCE] [ABORT]";
     "time" time(1, Flags::LOADING.union(Flags::STALE).union(Flags::FAST).union(Flags::AWAITING), NONE) "2.6.0" "Returns the server time." "";
     "slowlog" slowlog(-2, Flags::ADMIN.union(Flags::LOADING).union(Flags::STALE).union(Flags::AWAITING), NONE) "2.2.12" "A container for slow log commands." "subcommand [argument]";
     "latency" latency(-2, ADMIN, NONE) "2.8.13" "A container for latency diagnostics commands." "subcommand [argument [argument ...]]";
@@ -68,23 +69,27 @@ fn lastsave(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     Ok(Next::Continue)
 }
 
-fn shutdown(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    let mut save = !ctx.settings.save.0.is_empty();
+fn shutdown_command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
+    let mut request = shutdown::Request::default();
     for word in ctx.args.skip(1).iter() {
-        match word.to_ascii_lowercase().as_slice() {
-            b"save" => save = true,
-            b"nosave" => save = false,
-            b"now" | b"force" => {}
-            b"abort" => return Err(CommandError::Static("ERR No shutdown in progress.")),
+        match (word.to_ascii_lowercase().as_slice(), request.save) {
+            (b"save", None | Some(true)) => request.save = Some(true),
+            (b"nosave", None | Some(false)) => request.save = Some(false),
+            (b"now", _) => request.now = true,
+            (b"force", _) => request.force = true,
+            (b"abort", _) if ctx.args.len() == 2 => {
+                if !ctx.server.shutdown.abort() {
+                    return Err(CommandError::Static("ERR No shutdown in progress."));
+                }
+                ctx.session.out.ok();
+                return Ok(Next::Continue);
+            }
             _ => return Err(CommandError::Syntax),
         }
     }
-    if save {
-        persistence::save(&ctx.server.arc())
-            .map_err(|_| CommandError::Static("ERR Errors trying to SHUTDOWN. Check logs."))?;
-    }
-    ctx.server.request_shutdown(save);
-    Ok(Next::Close)
+    let failures = ctx.server.shutdown.failures.load(Ordering::Acquire);
+    ctx.server.shutdown.ask(request);
+    Ok(Next::Shutdown { failures })
 }
 
 fn time(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {

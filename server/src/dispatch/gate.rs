@@ -20,11 +20,12 @@ pub(super) fn gate(batch: &Batch<'_>, session: &Session, entry: &Entry, args: Ar
     let (server, settings, flags) = (batch.server, batch.settings, entry.spec.flags);
     let repl = &server.repl;
     let write = flags.contains(Flags::WRITE) || (entry.spec.name == "exec" && queued_writes(session));
+    let quiet = repl.quiet.load(Ordering::Acquire);
     // R10: writes wait while the role is being handed over.
-    if write && repl.managed && repl.handing_over(batch.now_ms()) {
+    if write && !quiet && repl.writes_wait(batch.now_ms()) {
         return Err(Gate::Paused);
     }
-    if !repl.quiet.load(Ordering::Acquire) || server.loading.load(Ordering::Acquire) {
+    if !quiet || server.loading.load(Ordering::Acquire) {
         gate_slow(batch, entry, write).map_err(Gate::Error)?;
     }
     if write && settings.min_replicas_to_write > 0 && !repl.is_replica() {

@@ -48,6 +48,10 @@ pub enum Next {
         next: i64,
         sync: bool,
     },
+    /// SHUTDOWN: no reply comes unless the server cannot end; the number of times that it could not before.
+    Shutdown {
+        failures: u64,
+    },
     /// Neither this call nor the next is answered.
     SkipReply,
     /// The command must wait until a pause is over and then be run again.
@@ -321,6 +325,7 @@ fn expired_keys(batch: &Batch<'_>, origin: Origin) -> ExpiredKeys {
     match origin {
         Origin::Master => ExpiredKeys::Keep,
         Origin::Client if repl.is_replica() => ExpiredKeys::Hide,
+        Origin::Client if repl.writes_held() => ExpiredKeys::Hide,
         // A master that may not write adds nothing to its history, deletions included.
         Origin::Client if repl.managed && !repl.leads(batch.now_ms()) => ExpiredKeys::Hide,
         Origin::Client => ExpiredKeys::Delete,

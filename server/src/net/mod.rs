@@ -55,6 +55,7 @@ pub fn start(server: &Arc<Server>, listeners: Opened) -> io::Result<Vec<std::thr
     threads.push(std::thread::Builder::new().name("acceptor".into()).spawn(move || {
         run_local(async move {
             spawn_local(listen::accept(Arc::clone(&shared), listeners, senders));
+            spawn_local(repl::run_failovers(Arc::clone(&shared)));
             crate::cron::run(&shared).await;
         });
     })?);
@@ -259,6 +260,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     end = Batched::Psync(id, next, sync);
                     break;
                 }
+                Next::Shutdown { failures } => self.shutdown_failed(failures).await?,
                 Next::Wait { replicas, offset, timeout_ms } => {
                     let n = self.wait(replicas, offset, timeout_ms).await?;
                     self.session.out.len_int(n);
@@ -345,6 +347,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if self.session.client.killed.load(Ordering::Acquire) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
+        Ok(())
+    }
+
+    /// Until the process has ended, or cannot end.
+    async fn shutdown_failed(&mut self, failures: u64) -> io::Result<()> {
+        self.flush().await?;
+        let shutdown = &self.server.shutdown;
+        loop {
+            let failed = shutdown.failed.notified();
+            if shutdown.failures.load(Ordering::Acquire) != failures {
+                break;
+            }
+            tokio::select! {
+                () = failed => {}
+                () = self.session.client.wake.notified() => {}
+            }
+            if self.session.client.killed.load(Ordering::Acquire) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+        }
+        self.session.out.error("ERR Errors trying to SHUTDOWN. Check logs.");
         Ok(())
     }
 

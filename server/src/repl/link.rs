@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::Target;
+use super::{Target, failover};
 use crate::clients::Kind;
 use crate::clock;
 use crate::dispatch::{Origin, Session, execute_alone};
@@ -203,14 +203,20 @@ impl Link<'_> {
             let Some(end) = answer.strip_prefix("+OK") else { return Err(LinkError::Refused(answer)) };
             self.master_end = end.trim().parse().ok();
         }
+        // The new master is told to take the role by the request to follow it.
+        let failing_over = self.server.repl.failover.lock().is_in_progress();
         let (id, next) = {
             let log = self.server.repl.log.lock();
             let (history, end) = (log.history, log.log.end());
             // As long as nothing was added to a history that was just begun, this is still the place in the old one.
             let untouched = history.second != ReplId::ZERO && history.second_offset == Some(end);
-            (if untouched { history.second } else { history.id }, end + 1)
+            (if untouched && !failing_over { history.second } else { history.id }, end + 1)
         };
-        let answer = if next == 1 && self.server.keyspace.is_empty() {
+        let answer = if failing_over {
+            let answer = self.ask(&["PSYNC", id.as_str(), &next.to_string(), "FAILOVER"]).await?;
+            failover::on_answer(self.server, answer.starts_with("+CONTINUE") || answer.starts_with("+FULLRESYNC"));
+            answer
+        } else if next == 1 && self.server.keyspace.is_empty() {
             self.ask(&["PSYNC", "?", "-1"]).await?
         } else {
             self.ask(&["PSYNC", id.as_str(), &next.to_string()]).await?

@@ -4,6 +4,7 @@
 //! `link` follows a master, `managed` obeys the operator. What may be decided without a socket is decided in the
 //! `replication` crate.
 
+mod failover;
 mod feed;
 mod link;
 mod managed;
@@ -14,13 +15,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use replication::{Ack, Acks, History, Log, ReplId, Role, RoleState};
+use replication::{Ack, Acks, Failover, History, Log, ReplId, Role, RoleState};
 use tokio::sync::Notify;
 
 use crate::clock;
 use crate::config::Settings;
 use crate::state::random;
 
+pub use failover::begin as begin_failover;
+pub(crate) use failover::run as run_failovers;
 pub use feed::{Feed, FeedState, run as run_feed};
 pub use link::run as run_link;
 pub use managed::{command as managed_command, load_durable, store_at_shutdown};
@@ -83,6 +86,13 @@ pub struct LinkInfo {
     pub read_offset: AtomicU64,
 }
 
+/// Why writes of clients are held back, whatever role this instance has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    Shutdown = 1,
+    Failover = 2,
+}
+
 #[derive(Debug)]
 pub struct Replication {
     pub log: Mutex<LogState>,
@@ -94,6 +104,12 @@ pub struct Replication {
     /// Monotonic ms up to which a managed master may write.
     lease_until: AtomicU64,
     paused_until: AtomicU64,
+    /// A bit for each [`Hold`].
+    holds: AtomicU8,
+    pub failover: Mutex<Failover>,
+    failover_begun: Notify,
+    /// End of the log behind the last request of a failover for acknowledgements.
+    acks_asked: AtomicU64,
     /// Write quorum of the present reign.
     quorum: AtomicUsize,
     feeds: Mutex<BTreeMap<u64, Arc<Feed>>>,
@@ -131,6 +147,10 @@ impl Replication {
             mode: AtomicU8::new(if settings.managed { AWAITING } else { MASTER }),
             lease_until: AtomicU64::new(if settings.managed { 0 } else { u64::MAX }),
             paused_until: AtomicU64::new(0),
+            holds: AtomicU8::new(0),
+            failover: Mutex::default(),
+            failover_begun: Notify::new(),
+            acks_asked: AtomicU64::new(0),
             quorum: AtomicUsize::new(0),
             feeds: Mutex::default(),
             feed_count: AtomicUsize::new(0),
@@ -150,7 +170,7 @@ impl Replication {
 
     fn update_quiet(&self) {
         let mode = self.mode.load(Ordering::Acquire);
-        self.quiet.store(!self.managed && mode == MASTER, Ordering::Release);
+        self.quiet.store(!self.managed && mode == MASTER && !self.writes_held(), Ordering::Release);
         crate::logging::set_role(match mode {
             MASTER => b'M',
             REPLICA => b'S',
@@ -179,7 +199,9 @@ impl Replication {
     /// R3: a managed master writes only while its lease runs.
     #[inline]
     pub fn may_write(&self, now_ms: u64) -> bool {
-        now_ms < self.lease_until.load(Ordering::Acquire) && now_ms >= self.paused_until.load(Ordering::Acquire)
+        now_ms < self.lease_until.load(Ordering::Acquire)
+            && now_ms >= self.paused_until.load(Ordering::Acquire)
+            && !self.writes_held()
     }
 
     /// As [`Replication::may_write`], whether or not writes are paused.
@@ -187,15 +209,19 @@ impl Replication {
         now_ms < self.lease_until.load(Ordering::Acquire)
     }
 
-    /// Holds back writes for good: the process is about to end.
-    pub fn stop_writes(&self) {
-        self.paused_until.store(u64::MAX, Ordering::Release);
-        self.quiet.store(false, Ordering::Release);
+    /// Are writes held back, for whatever reason? Nothing is added to this history then.
+    pub fn writes_held(&self) -> bool {
+        self.holds.load(Ordering::Acquire) != 0
     }
 
-    /// Takes that back.
-    pub fn resume_writes(&self) {
-        self.paused_until.store(0, Ordering::Release);
+    /// See [`Server::hold_writes`](crate::Server::hold_writes).
+    pub(crate) fn hold(&self, why: Hold) {
+        self.holds.fetch_or(why as u8, Ordering::AcqRel);
+        self.update_quiet();
+    }
+
+    pub(crate) fn release(&self, why: Hold) {
+        self.holds.fetch_and(!(why as u8), Ordering::AcqRel);
         self.update_quiet();
     }
 
@@ -206,13 +232,18 @@ impl Replication {
         if self.managed {
             self.mode.load(Ordering::Acquire) == MASTER && self.may_write(now_ms)
         } else {
-            !(read_only && self.is_replica())
+            !(self.writes_held() || read_only && self.is_replica())
         }
     }
 
-    /// True while a handover pauses the writes of this master.
-    pub fn handing_over(&self, now_ms: u64) -> bool {
-        now_ms < self.paused_until.load(Ordering::Acquire) && self.mode.load(Ordering::Acquire) == MASTER
+    /// True while writes wait: they are held back, or a handover pauses the writes of this managed master.
+    pub fn writes_wait(&self, now_ms: u64) -> bool {
+        let handing_over = || {
+            self.managed
+                && now_ms < self.paused_until.load(Ordering::Acquire)
+                && self.mode.load(Ordering::Acquire) == MASTER
+        };
+        self.writes_held() || handing_over()
     }
 
     /// Takes over what `role` says into the flags that every command looks at.
@@ -271,6 +302,8 @@ impl Replication {
         }
         self.set_target(None);
         {
+            // What is being applied is in the log before the history changes its name.
+            let _apply = self.apply.lock();
             let mut log = self.log.lock();
             let end = log.log.end();
             log.history.shift(ReplId::from_random(random()), end);
@@ -279,6 +312,14 @@ impl Replication {
         self.set_mode(MASTER);
         self.disconnect_feeds();
         tracing::info!("MASTER MODE enabled");
+    }
+
+    /// A failover came to nothing: this instance is the master that it was, with its history as it was.
+    fn remain_master(&self) {
+        self.set_target(None);
+        self.log.lock().db = None;
+        self.set_mode(MASTER);
+        tracing::info!("MASTER MODE enabled (failover aborted)");
     }
 
     // Attached replicas.

@@ -140,7 +140,8 @@ fn steps(ctx: &Ctx<'_>) -> Result<Vec<Step>, CommandError> {
         }
         let get = eq_ignore_case(word, "GET") && left >= 2;
         let set = eq_ignore_case(word, "SET") && left >= 3;
-        if !get && !set && !(eq_ignore_case(word, "INCRBY") && left >= 3) {
+        let incrby = eq_ignore_case(word, "INCRBY") && left >= 3;
+        if !(get || set || incrby) {
             return Err(CommandError::Syntax);
         }
         let encoding = Encoding::parse(ctx.args.at(i + 1))?;
