@@ -153,7 +153,11 @@ async fn wait_for_replicas(server: &Arc<Server>, signals: &mut Signals) {
     if limit.is_zero() || lagging().is_empty() {
         return;
     }
-    tracing::info!("{} of {} replicas are in sync when shutting down, waiting.", in_sync(server, end), server.repl.feed_count());
+    tracing::info!(
+        "{} of {} replicas are in sync when shutting down, waiting.",
+        in_sync(server, end),
+        server.repl.feed_count()
+    );
     let begun = clock::instant();
     if !server.repl.is_replica() {
         server.repl.append_getack();

@@ -122,7 +122,9 @@ fn sigterm_waits_for_replicas_to_catch_up() {
     replica.signal("STOP");
     master.conn().cmd("SET a 1");
     master.signal("TERM");
-    wait_for("the master to wait", LONG, || master.log().contains("0 of 1 replicas are in sync when shutting down, waiting"));
+    wait_for("the master to wait", LONG, || {
+        master.log().contains("0 of 1 replicas are in sync when shutting down, waiting")
+    });
     assert!(!master.has_ended());
     replica.signal("CONT");
     wait_for("the master to end", LONG, || master.has_ended());
