@@ -20,8 +20,13 @@ run: cc ## build release and run $(MANIFEST) as processes of this machine
 
 .PHONY: packages
 packages: cc # Debian packages that the tests compare with
-	@command -v redis-server >/dev/null && command -v redis-cli >/dev/null || \
-		{ $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends redis-server redis-tools; }
+	@for tool in redis-server redis-cli openssl curl unzip; do command -v $$tool >/dev/null || missing=1; done; \
+		[ -z "$$missing" ] || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends \
+			redis-server redis-tools openssl curl ca-certificates unzip; }
+
+.PHONY: kubernetes
+kubernetes: packages # etcd, kube-apiserver, kube-controller-manager and kubectl, built once for all checkouts
+	@tests/cluster/build.sh
 
 .PHONY: check
 check: ## the quick loop: types, then the unit tests of the pure crates
@@ -34,7 +39,7 @@ lint: ## rustfmt and clippy, warnings are errors
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 .PHONY: test
-test: packages lint ## every test: unit, transcripts, replication with redis-server, local mode
+test: packages kubernetes lint ## every test: unit, transcripts, replication with redis-server, local mode, Kubernetes
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace
 

@@ -15,6 +15,8 @@ struct Cli {
 enum Command {
     /// Print the CustomResourceDefinition of ReplicatedRedis as YAML.
     Crd,
+    /// Run in a Kubernetes cluster: every ReplicatedRedis as pods.
+    Run(operator::kubernetes::RunArgs),
     /// Run a ReplicatedRedis as processes of this machine, or ask one that runs.
     Local(operator::local::LocalArgs),
 }
@@ -23,6 +25,7 @@ enum Command {
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Crd => operator::api::crd_yaml().map(|yaml| print!("{yaml}")),
+        Command::Run(args) => operator::kubernetes::execute(args).map_err(|error| format!("{error:#}")),
         Command::Local(args) => operator::local::execute(args).map_err(|error| format!("{error:#}")),
     };
     match done {

@@ -1,10 +1,11 @@
-//! The harness: servers of both kinds as processes, a plain client, transcripts.
+//! The harness: servers of both kinds as processes, a plain client, transcripts, a real Kubernetes API.
 
+pub mod cluster;
 pub mod transcript;
 
 use std::fmt::Debug;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -48,8 +49,13 @@ pub struct Conn {
 }
 
 impl Conn {
+    /// To 127.0.0.1.
     pub fn open(port: u16) -> std::io::Result<Self> {
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        Self::open_at((Ipv4Addr::LOCALHOST, port).into())
+    }
+
+    pub fn open_at(address: SocketAddr) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         Ok(Self { stream, buf: Vec::new() })

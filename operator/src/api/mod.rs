@@ -23,7 +23,6 @@ pub use status::{InstanceStatus, Phase, ReplicatedRedisStatus};
 
 /// A replicated Redis-compatible datastore: one master and its replicas.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
-#[expect(clippy::duplicated_attributes, reason = "the columns of the printer repeat names on purpose")]
 #[kube(
     group = "replicated-redis.io",
     version = "v1alpha1",

@@ -13,7 +13,6 @@ pub mod control;
 pub mod files;
 pub mod forward;
 pub mod instance;
-pub mod metrics;
 pub mod ports;
 pub mod record_store;
 pub mod screen;

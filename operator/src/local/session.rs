@@ -19,7 +19,6 @@ use super::control::{Answer, Asked, Control, Question};
 use super::files;
 use super::forward::{Endpoint, Forwarder, Targets};
 use super::instance::{HOST, LocalInstance, Reports};
-use super::metrics::{Metrics, MetricsServer};
 use super::ports::Ports;
 use super::record_store::{RecordStore, StoreError};
 use super::screen::{LogFormat, Row, Screen, Tidings, View, table};
@@ -31,6 +30,7 @@ use crate::change::{Change, Finished, Kind};
 use crate::clock::Clock;
 use crate::config::{self, Credentials, ServerConfig};
 use crate::link::{Outcome, POLL_BUSY, POLL_QUIET};
+use crate::metrics::{Metrics, MetricsServer, State};
 use crate::observe::{Observed, Role};
 use crate::plan::{Action, Order, Plan, plan};
 use crate::record::Record;
@@ -150,7 +150,7 @@ impl Session {
         let changed = Arc::new(Notify::new());
         let (pace, pace_seen) = watch::channel(POLL_BUSY);
         let endpoint = |refusal: &str| Endpoint { wait: ENDPOINT_WAIT, refusal: refusal.to_string() };
-        let metrics = Metrics::new(&settings.name);
+        let metrics = Metrics::new("local");
         let metrics_server = match listeners.metrics {
             Some(listener) => Some(MetricsServer::start(listener, metrics.clone())?),
             None => None,
@@ -303,7 +303,7 @@ impl Session {
         }
         // Told after they have become true: an event stands beside the write of the record that makes it so.
         for action in &plan.actions {
-            if let Action::Event { subject, text } = action {
+            if let Action::Event { subject, text, .. } = action {
                 self.event(subject, text);
             }
         }
@@ -466,8 +466,8 @@ impl Session {
 
     fn on_change_finished(&mut self, finished: &Finished) {
         match &finished.kind {
-            Kind::Failover { reason } => self.metrics.failover(reason, finished.took),
-            Kind::Switchover { .. } => self.metrics.switchover(finished.paused),
+            Kind::Failover { reason } => self.metrics.failover("", &self.settings.name, reason, finished.took),
+            Kind::Switchover { .. } => self.metrics.switchover("", &self.settings.name, finished.paused),
             Kind::First | Kind::Members => {}
         }
         let epoch = self.record.as_ref().map_or(0, |r| r.epoch);
@@ -711,11 +711,14 @@ impl Session {
         self.screen.status(&time_of_day(self.settings.log_format), &view, Instant::now().into_std());
 
         let writable = plan.master.as_ref().and_then(status).is_some_and(|s| s.writable);
-        self.metrics.has_master.set(i64::from(writable));
-        self.metrics.replicas_desired.set(i64::from(self.manifest.spec.replicas));
-        self.metrics.replicas_ready.set(i64::try_from(ready).unwrap_or(i64::MAX));
-        self.metrics.max_replica_lag_bytes.set(i64::try_from(lag).unwrap_or(i64::MAX));
-        self.metrics.epoch.set(i64::try_from(view.epoch).unwrap_or(i64::MAX));
+        let state = State {
+            has_master: writable,
+            replicas_desired: self.manifest.spec.replicas,
+            replicas_ready: ready,
+            max_replica_lag_bytes: lag,
+            epoch: view.epoch,
+        };
+        self.metrics.set("", &self.settings.name, state);
     }
 
     // ---- the end ----

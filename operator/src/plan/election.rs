@@ -261,7 +261,7 @@ fn conclude(o: &Observed, record: &Record, name: &str, status: &Status, plan: &m
             changed.then(|| Previous { members: record.members.clone(), quorum: record.quorum, until: record.epoch })
         }
     };
-    plan.event(name, format!("master of epoch {}", record.epoch));
+    plan.event("MasterElected", name, format!("master of epoch {}", record.epoch));
     plan.write(Record {
         master: Some(Holder { name: name.into(), incarnation: status.incarnation.clone() }),
         members,

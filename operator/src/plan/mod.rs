@@ -38,8 +38,9 @@ pub enum Action {
     Stop {
         instance: String,
     },
-    /// Tell the person who watches, once.
+    /// Tell the person who watches, once. `reason` is one word for machines.
     Event {
+        reason: &'static str,
         subject: String,
         text: String,
     },
@@ -63,8 +64,8 @@ impl Plan {
         self.actions.push(Action::Send { instance: instance.into(), order });
     }
 
-    fn event(&mut self, subject: &str, text: impl Into<String>) {
-        self.actions.push(Action::Event { subject: subject.into(), text: text.into() });
+    fn event(&mut self, reason: &'static str, subject: &str, text: impl Into<String>) {
+        self.actions.push(Action::Event { reason, subject: subject.into(), text: text.into() });
     }
 
     fn write(&mut self, record: Record) {
@@ -135,7 +136,12 @@ fn first_record(o: &Observed, plan: &mut Plan) {
 
 /// Begins an election: the intent goes into the record before anything else (R5.1).
 fn begin(plan: &mut Plan, record: &Record, target: Target, reason: &str, promised: u64) {
-    plan.event(record.master.as_ref().map_or("", |m| &m.name), format!("election begun: {reason}"));
+    let kind = match target {
+        Target::Pending {} => "FailoverStarted",
+        Target::Named { .. } => "SwitchoverStarted",
+        Target::Members { .. } => "MembersChanging",
+    };
+    plan.event(kind, record.master.as_ref().map_or("", |m| &m.name), format!("election begun: {reason}"));
     plan.write(Record {
         epoch: record.epoch.max(promised) + 1,
         target: Some(target),

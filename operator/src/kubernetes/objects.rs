@@ -1,0 +1,214 @@
+//! Brings the API server's objects to what [`crate::resources`] builds, by server-side apply, and only where they differ.
+//!
+//! An object is left alone when it carries the mark of exactly this desired state and still holds all of it; what others have
+//! added to it (labels, annotations, sidecars) is theirs.
+
+use std::collections::HashMap;
+use std::fmt::Debug;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::StatefulSet;
+use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
+use kube::{Api, Client, Resource, ResourceExt};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::caches::{Cache, Caches, Kind};
+use crate::api::ReplicatedRedis;
+use crate::resources::{self, MANAGER, Pool};
+
+/// Annotation with the hash of the state that was applied.
+const APPLIED: &str = "replicated-redis.io/applied";
+
+/// Why an object could not be brought to what it should be.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApplyError {
+    /// The spec cannot be carried out until a person changes it.
+    #[error("{message}")]
+    Spec { reason: &'static str, message: String },
+    #[error("{kind} {name}: {error}")]
+    Api { kind: String, name: String, error: Box<kube::Error> },
+}
+
+/// What was applied and not yet seen in a cache: kind and name, hash, and the version that came back.
+pub(super) type Pending = HashMap<(String, String), (String, String)>;
+
+/// Applies what differs. `pending` is kept between calls.
+pub(super) struct Applier<'a> {
+    pub(super) client: &'a Client,
+    pub(super) caches: &'a Caches,
+    pub(super) pending: &'a mut Pending,
+}
+
+impl Applier<'_> {
+    /// All objects of `owner` but the generated password. `pods` is the number of NAME-replica's.
+    pub(super) async fn everything(
+        &mut self,
+        owner: &ReplicatedRedis,
+        pods: i32,
+        image: &str,
+        password: &str,
+    ) -> Result<(), ApplyError> {
+        let caches = self.caches;
+        let config = resources::config_map(owner)
+            .map_err(|error| ApplyError::Spec { reason: "InvalidConfig", message: error.to_string() })?;
+        self.one(&caches.service_accounts, resources::service_account(owner)).await?;
+        self.one(&caches.secrets, resources::credentials(owner, password)).await?;
+        self.one(&caches.config_maps, config).await?;
+        for service in [resources::headless(owner), resources::master(owner), resources::replicas(owner)] {
+            self.one(&caches.services, service).await?;
+        }
+        self.one(&caches.budgets, resources::disruption_budget(owner)).await?;
+        self.stateful_set(resources::stateful_set(owner, Pool::Master, 1, image)).await?;
+        self.stateful_set(resources::stateful_set(owner, Pool::Replica, pods, image)).await
+    }
+
+    /// Fields of a StatefulSet that cannot be changed are changed by making it anew around its running pods: they are orphaned
+    /// and adopted again, and because updates are `OnDelete` none of them restarts.
+    async fn stateful_set(&mut self, desired: StatefulSet) -> Result<(), ApplyError> {
+        match self.one(&self.caches.stateful_sets, desired.clone()).await {
+            Err(ApplyError::Api { error, .. }) if is_immutable(&error) => {}
+            done => return done,
+        }
+        let api: Api<StatefulSet> = self.api(&desired);
+        let orphan = DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
+        let name = desired.name_any();
+        tracing::info!(
+            "{name}: a field that cannot be changed has changed; the StatefulSet is made anew, its pods stay"
+        );
+        api.delete(&name, &orphan).await.map_err(|error| failed(&desired, error))?;
+        self.apply(&desired).await.map(drop)
+    }
+
+    async fn one<K: Kind + Serialize>(&mut self, cache: &Cache<K>, mut desired: K) -> Result<(), ApplyError> {
+        let hash = hash(&desired);
+        desired.annotations_mut().insert(APPLIED.into(), hash.clone());
+        let (namespace, name) = (desired.namespace().unwrap_or_default(), desired.name_any());
+        let key = (K::kind(&()).to_string(), name.clone());
+        let live = cache.get(&namespace, &name);
+        if let Some((applied, version)) = self.pending.get(&key) {
+            let seen = live.as_ref().is_some_and(|live| is_at_least(live.resource_version(), version));
+            if !seen && *applied == hash {
+                return Ok(());
+            }
+            self.pending.remove(&key);
+        }
+        if live.is_some_and(|live| holds(&to_json(&*live), &to_json(&desired))) {
+            return Ok(());
+        }
+        let applied = self.apply(&desired).await?;
+        self.pending.insert(key, (hash, applied.resource_version().unwrap_or_default()));
+        Ok(())
+    }
+
+    async fn apply<K: Kind + Serialize>(&self, desired: &K) -> Result<K, ApplyError> {
+        let params = PatchParams::apply(MANAGER).force();
+        tracing::debug!("applying {} {}", K::kind(&()), desired.name_any());
+        let patched = self.api::<K>(desired).patch(&desired.name_any(), &params, &Patch::Apply(desired)).await;
+        patched.map_err(|error| failed(desired, error))
+    }
+
+    fn api<K>(&self, object: &K) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+    {
+        Api::namespaced(self.client.clone(), &object.namespace().unwrap_or_default())
+    }
+}
+
+fn failed<K: Kind>(object: &K, error: kube::Error) -> ApplyError {
+    ApplyError::Api { kind: K::kind(&()).to_string(), name: object.name_any(), error: Box::new(error) }
+}
+
+fn is_immutable(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.is_invalid() && status.message.contains("updates to statefulset spec"))
+}
+
+/// Whether an object is at `version` or later.
+pub(super) fn is_at_least(resource_version: Option<String>, version: &str) -> bool {
+    let number = |text: &str| text.parse::<u128>().ok();
+    match resource_version {
+        Some(own) => match (number(&own), number(version)) {
+            (Some(own), Some(version)) => own >= version,
+            _ => own == version,
+        },
+        None => false,
+    }
+}
+
+fn to_json<K: Serialize>(object: &K) -> Value {
+    serde_json::to_value(object).expect("an object of the API is JSON")
+}
+
+fn hash<K: Serialize>(object: &K) -> String {
+    let mut hasher = DefaultHasher::new();
+    // Maps of the API's types are sorted.
+    to_json(object).to_string().hash(&mut hasher);
+    format!("{:016x}", hasher.finish())
+}
+
+/// Whether everything of `desired` is in `live`. In a list of objects others may have their own (a sidecar, a port); a list of
+/// plain values is ours as a whole. What we have taken out of a list is seen by the hash.
+fn holds(live: &Value, desired: &Value) -> bool {
+    match (live, desired) {
+        (Value::Object(live), Value::Object(desired)) => desired.iter().all(|(key, value)| match live.get(key) {
+            Some(live) => holds(live, value),
+            // The API server leaves out what is empty.
+            None => is_empty(value),
+        }),
+        (Value::Array(live), Value::Array(desired)) if desired.iter().all(Value::is_object) => {
+            desired.iter().all(|desired| live.iter().any(|live| holds(live, desired)))
+        }
+        (Value::Array(live), Value::Array(desired)) => {
+            live.len() == desired.len() && live.iter().zip(desired).all(|(live, desired)| holds(live, desired))
+        }
+        (live, desired) => live == desired,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.values().all(is_empty),
+        Value::Array(list) => list.is_empty(),
+        Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_others_add_is_theirs_and_what_is_ours_must_stand() {
+        let desired = json!({"spec": {"replicas": 2, "ports": [{"port": 6379}]}, "metadata": {"labels": {"a": "b"}}});
+        let mut live = json!({
+            "metadata": {"labels": {"a": "b", "theirs": "x"}, "resourceVersion": "7"},
+            "spec": {"replicas": 2, "ports": [{"port": 6379, "protocol": "TCP"}]},
+        });
+        assert!(holds(&live, &desired));
+        live["spec"]["replicas"] = json!(3);
+        assert!(!holds(&live, &desired));
+        assert!(!holds(&json!({}), &desired));
+        assert!(holds(&json!({}), &json!({"spec": {"securityContext": {}}})), "left out because it is empty");
+    }
+
+    #[test]
+    fn a_list_of_values_is_ours_and_one_of_objects_may_hold_others() {
+        assert!(!holds(&json!([1, 2]), &json!([1])));
+        let sidecar = json!([{"name": "theirs"}, {"name": "server", "image": "a", "imagePullPolicy": "Always"}]);
+        assert!(holds(&sidecar, &json!([{"name": "server", "image": "a"}])));
+        assert!(!holds(&sidecar, &json!([{"name": "server", "image": "b"}])));
+    }
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        assert!(is_at_least(Some("100".into()), "99"));
+        assert!(!is_at_least(Some("99".into()), "100"));
+        assert!(is_at_least(Some("a".into()), "a") && !is_at_least(None, "1"));
+    }
+}

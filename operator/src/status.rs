@@ -1,0 +1,297 @@
+//! What a person reads, made from what was observed and planned. Pure.
+//!
+//! Everything in it changes with a transition only, never with the traffic, so that a datastore that is well is not written
+//! about (the lag is given in powers of two).
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::jiff::Timestamp;
+
+use crate::api::{InstanceStatus, Phase, ReplicatedRedisStatus};
+use crate::observe::{Instance, Observed, Role};
+use crate::plan::Plan;
+use crate::record::Target;
+use crate::resources::replica_selector;
+
+/// Below this a lag is 0.
+const LAG_SHOWN_BYTES: u64 = 1 << 20;
+
+/// What is known besides the observation.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    pub name: String,
+    pub generation: Option<i64>,
+    /// Wanted replicas, as in the spec.
+    pub replicas: i32,
+    /// Instances and their nodes, as far as there are pods.
+    pub nodes: Vec<(String, Option<String>)>,
+    /// Why the spec cannot be carried out: a machine-readable reason and a sentence.
+    pub stalled: Option<(&'static str, String)>,
+}
+
+/// The status that follows `before`. Its record is that of `before`: this is about what people read.
+pub fn status(
+    before: &ReplicatedRedisStatus,
+    facts: &Facts,
+    observed: &Observed,
+    plan: &Plan,
+    now: Timestamp,
+) -> ReplicatedRedisStatus {
+    let record = observed.record.as_ref();
+    let writable = plan.master.as_ref().and_then(|name| observed.answering(name)).is_some_and(|s| s.writable);
+    let ready_replicas = plan.ready_replicas.iter().filter(|name| observed.wanted.contains(name)).count();
+    let ready_replicas = i32::try_from(ready_replicas).unwrap_or(i32::MAX);
+    let current_master = record.and_then(|r| r.master.as_ref()).map(|m| m.name.clone());
+    let master_since = match &current_master {
+        Some(_) if before.current_master == current_master => before.master_since.clone(),
+        Some(_) => Some(Time(now)),
+        None => None,
+    };
+    let conditions = conditions(facts, observed, plan, writable, ready_replicas);
+    ReplicatedRedisStatus {
+        observed_generation: facts.generation,
+        phase: phase(facts, observed, plan, writable, ready_replicas),
+        replicas: i32::try_from(facts.nodes.len().saturating_sub(1)).unwrap_or(i32::MAX),
+        ready_replicas,
+        replica_summary: format!("{ready_replicas}/{}", facts.replicas),
+        selector: replica_selector(&facts.name),
+        current_master,
+        master_since,
+        max_lag_bytes: lag(observed, plan),
+        instances: facts.nodes.iter().map(|(name, node)| instance(name, node.as_ref(), observed)).collect(),
+        conditions: conditions.into_iter().map(|c| dated(c, before, facts.generation, now)).collect(),
+        record: before.record.clone(),
+    }
+}
+
+fn phase(facts: &Facts, observed: &Observed, plan: &Plan, writable: bool, ready_replicas: i32) -> Phase {
+    let record = observed.record.as_ref();
+    match record.and_then(|r| r.target.as_ref()) {
+        _ if facts.stalled.is_some() => Phase::Failed,
+        _ if record.is_none_or(|r| !r.initialized) => Phase::Pending,
+        Some(_) if plan.summary.starts_with("NoMemberHasData") => Phase::Unavailable,
+        Some(Target::Pending {}) => Phase::FailingOver,
+        Some(Target::Named { .. }) => Phase::SwitchingOver,
+        // The master goes on: it is away for a moment only.
+        Some(Target::Members { .. }) => Phase::Degraded,
+        None if writable && ready_replicas >= facts.replicas => Phase::Ready,
+        None if writable => Phase::Degraded,
+        None => Phase::Unavailable,
+    }
+}
+
+/// A condition without its times.
+struct Said {
+    kind: &'static str,
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+fn conditions(facts: &Facts, o: &Observed, plan: &Plan, writable: bool, ready_replicas: i32) -> Vec<Said> {
+    let say = |kind, holds, reason, message: &str| Said { kind, holds, reason, message: message.to_string() };
+    let electing = o.record.as_ref().is_some_and(|r| r.target.is_some());
+    let master = match &plan.master {
+        Some(name) if writable => say("MasterAvailable", true, "TakesWrites", &format!("{name} takes writes")),
+        _ if plan.summary.starts_with("NoMemberHasData") => {
+            say("MasterAvailable", false, "NoMemberHasData", &plan.summary)
+        }
+        _ if o.record.is_none() => say("MasterAvailable", false, "Starting", &plan.summary),
+        _ if electing => say("MasterAvailable", false, "Electing", &plan.summary),
+        _ => say("MasterAvailable", false, "NoMaster", &plan.summary),
+    };
+    let all = ready_replicas >= facts.replicas;
+    let missing: Vec<&str> = o
+        .wanted
+        .iter()
+        .filter(|name| !plan.ready_replicas.contains(name) && plan.master.as_ref() != Some(name))
+        .map(String::as_str)
+        .collect();
+    let replication = if all {
+        say(
+            "ReplicationHealthy",
+            true,
+            "AllReplicasFollow",
+            &format!("{ready_replicas} of {} replicas follow", facts.replicas),
+        )
+    } else {
+        let sentence =
+            format!("{ready_replicas} of {} replicas follow; not yet: {}", facts.replicas, missing.join(", "));
+        say("ReplicationHealthy", false, "ReplicasMissing", &sentence)
+    };
+    let is_member = |name: &str| o.record.as_ref().is_some_and(|r| r.members.iter().any(|m| m.name == name));
+    let candidate = plan
+        .ready_replicas
+        .iter()
+        .find(|name| is_member(name) && o.answering(name).is_some_and(|s| s.caught_up && !s.syncing));
+    let failover = match candidate {
+        _ if !o.automatic => say("FailoverReady", false, "Manual", "spec.failover.mode is Manual: a person decides"),
+        Some(_) => say("FailoverReady", true, "CandidateFollows", "a replica that has caught up could be promoted"),
+        None if facts.replicas == 0 => say("FailoverReady", false, "NoReplicas", "spec.replicas is 0"),
+        None => say("FailoverReady", false, "NoCandidate", "no replica that is a member has caught up"),
+    };
+    let ready = facts.stalled.is_none() && writable && all;
+    let ready_reason = match () {
+        () if facts.stalled.is_some() => "Stalled",
+        () if !writable => master.reason,
+        () if !all => replication.reason,
+        () => "Well",
+    };
+    let stalled = match &facts.stalled {
+        Some((reason, message)) => say("Stalled", true, reason, message),
+        None => say("Stalled", false, "AsWanted", "the spec is carried out"),
+    };
+    let text = match &facts.stalled {
+        Some((_, message)) => message.as_str(),
+        None if !writable => &master.message,
+        None if !all => &replication.message,
+        None => &plan.summary,
+    };
+    let reconciling = say("Reconciling", !ready && facts.stalled.is_none(), ready_reason, text);
+    vec![say("Ready", ready, ready_reason, text), reconciling, stalled, master, replication, failover]
+}
+
+/// The time of a condition is that of its last change between true and false.
+fn dated(said: Said, before: &ReplicatedRedisStatus, generation: Option<i64>, now: Timestamp) -> Condition {
+    let status = if said.holds { "True" } else { "False" };
+    let since = before.conditions.iter().find(|c| c.type_ == said.kind && c.status == status);
+    Condition {
+        type_: said.kind.into(),
+        status: status.into(),
+        reason: said.reason.into(),
+        message: said.message,
+        observed_generation: generation,
+        last_transition_time: since.map_or(Time(now), |c| c.last_transition_time.clone()),
+    }
+}
+
+fn lag(o: &Observed, plan: &Plan) -> u64 {
+    let Some(end) = plan.master.as_ref().and_then(|name| o.answering(name)).map(|s| s.offset) else { return 0 };
+    let behind = |name: &String| o.answering(name).map(|s| end.saturating_sub(s.offset));
+    let lag = plan.ready_replicas.iter().filter_map(behind).max().unwrap_or(0);
+    if lag < LAG_SHOWN_BYTES { 0 } else { 1 << lag.ilog2() }
+}
+
+fn instance(name: &str, node: Option<&String>, o: &Observed) -> InstanceStatus {
+    let seen: Option<&Instance> = o.instances.get(name);
+    let status = o.answering(name);
+    let role = match status.map(|s| s.role) {
+        Some(Role::Master) => "master",
+        Some(Role::Replica) => "replica",
+        Some(Role::Awaiting) => "awaiting",
+        None if seen.is_some_and(|i| i.running) => "silent",
+        None => "absent",
+    };
+    let link = status.filter(|s| s.role == Role::Replica).map(|s| match s {
+        s if s.syncing => "syncing",
+        s if s.link_up => "up",
+        _ => "down",
+    });
+    InstanceStatus { name: name.into(), role: role.into(), node: node.cloned(), link: link.map(String::from) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Status;
+    use crate::record::{Holder, Member, Record};
+
+    const NAMES: [&str; 2] = ["x-master-0", "x-replica-0"];
+
+    fn facts() -> Facts {
+        let nodes = NAMES.iter().map(|name| (name.to_string(), None)).collect();
+        Facts { name: "x".into(), generation: Some(3), replicas: 1, nodes, stalled: None }
+    }
+
+    fn well() -> (Observed, Plan) {
+        let member = |name: &&str| Member { name: name.to_string(), volume: "v".into() };
+        let record = Record {
+            epoch: 1,
+            initialized: true,
+            master: Some(Holder { name: NAMES[0].into(), incarnation: "i".into() }),
+            members: NAMES.iter().map(member).collect(),
+            ..Record::default()
+        };
+        let instance = |role, offset| Instance {
+            running: true,
+            status: Some(Status { role, offset, writable: true, link_up: true, caught_up: true, ..Status::default() }),
+            ..Instance::default()
+        };
+        let observed = Observed {
+            wanted: NAMES.map(String::from).to_vec(),
+            automatic: true,
+            record: Some(record),
+            instances: [
+                (NAMES[0].to_string(), instance(Role::Master, 5_000_000)),
+                (NAMES[1].to_string(), instance(Role::Replica, 100)),
+            ]
+            .into(),
+            ..Observed::default()
+        };
+        let plan = Plan {
+            master: Some(NAMES[0].into()),
+            ready_replicas: vec![NAMES[1].into()],
+            summary: "well".into(),
+            ..Plan::default()
+        };
+        (observed, plan)
+    }
+
+    fn condition<'s>(status: &'s ReplicatedRedisStatus, kind: &str) -> &'s Condition {
+        status.conditions.iter().find(|c| c.type_ == kind).unwrap()
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn one_that_is_well_is_ready_and_is_not_written_about_again() {
+        let (observed, plan) = well();
+        let first = status(&ReplicatedRedisStatus::default(), &facts(), &observed, &plan, at(100));
+        assert_eq!((first.phase, first.replica_summary.as_str()), (Phase::Ready, "1/1"));
+        assert_eq!(first.max_lag_bytes, 1 << 22);
+        for (kind, holds) in
+            [("Ready", "True"), ("Reconciling", "False"), ("Stalled", "False"), ("FailoverReady", "True")]
+        {
+            assert_eq!(condition(&first, kind).status, holds, "{kind}");
+        }
+        let mut later = observed;
+        later.instances.get_mut(NAMES[0]).unwrap().status.as_mut().unwrap().offset += 1000;
+        assert_eq!(status(&first, &facts(), &later, &plan, at(200)), first);
+    }
+
+    #[test]
+    fn a_lost_master_is_said_with_its_reason_and_the_moment() {
+        let (mut observed, mut plan) = well();
+        let first = status(&ReplicatedRedisStatus::default(), &facts(), &observed, &plan, at(100));
+        observed.record.as_mut().unwrap().target = Some(Target::Pending {});
+        (plan.master, plan.ready_replicas) = (None, Vec::new());
+        plan.summary = "electing".into();
+        let lost = status(&first, &facts(), &observed, &plan, at(200));
+        assert_eq!(lost.phase, Phase::FailingOver);
+        let ready = condition(&lost, "Ready");
+        assert_eq!(
+            (ready.status.as_str(), ready.reason.as_str(), ready.message.as_str()),
+            ("False", "Electing", "electing")
+        );
+        assert_eq!(ready.last_transition_time.0, at(200));
+        assert_eq!(condition(&lost, "Stalled").last_transition_time.0, at(100));
+        assert_eq!(
+            condition(&lost, "ReplicationHealthy").message,
+            "0 of 1 replicas follow; not yet: x-master-0, x-replica-0"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_carried_out_is_stalled_not_reconciling() {
+        let (observed, plan) = well();
+        let facts = Facts { stalled: Some(("InvalidConfig", "spec.config: 'port' …".into())), ..facts() };
+        let said = status(&ReplicatedRedisStatus::default(), &facts, &observed, &plan, at(1));
+        assert_eq!(said.phase, Phase::Failed);
+        assert_eq!(
+            (condition(&said, "Stalled").status.as_str(), condition(&said, "Reconciling").status.as_str()),
+            ("True", "False")
+        );
+        assert_eq!(condition(&said, "Ready").message, "spec.config: 'port' …");
+    }
+}

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Builds what the cluster tests run, if that has not been done for these sources, and prints the folder with the programs.
+# The folder is outside the checkout: a clean one need not build again.
+set -euo pipefail
+cd "$(dirname "$0")"
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/replicated-redis
+
+# A Go of 1.21 or newer fetches the one that go.mod asks for by itself. Where there is none, it comes as a module, too.
+use_go() {
+	local version=1.25.5 minor
+	minor=$(go version 2>/dev/null | sed -nE 's/.* go1\.([0-9]+).*/\1/p')
+	[ "${minor:-0}" -lt 21 ] || return 0
+	local go=$cache/go-$version
+	if [ ! -e "$go/bin/go" ]; then
+		echo "fetching Go $version, which the Kubernetes of the tests is built with" >&2
+		local proxy=${GOPROXY:-https://proxy.golang.org} platform module
+		platform=linux-$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
+		module=golang.org/toolchain@v0.0.1-go$version.$platform
+		mkdir -p "$cache"
+		curl -fsSL "${proxy%%[,|]*}/golang.org/toolchain/@v/${module#*@}.zip" -o "$cache/go.zip"
+		unzip -q -d "$cache/go.new" "$cache/go.zip"
+		chmod -R u+w,+x "$cache/go.new/$module/bin" "$cache/go.new/$module/pkg/tool"
+		mv "$cache/go.new/$module" "$go"
+		rm -rf "$cache/go.new" "$cache/go.zip"
+	fi
+	PATH=$go/bin:$PATH
+}
+
+sources=$(find cmd go.mod go.sum -type f | LC_ALL=C sort | xargs cat | sha256sum | cut -c1-16)
+bin=$cache/cluster-$sources
+if [ ! -e "$bin/complete" ]; then
+	use_go
+	version=v$(sed -nE 's/^[[:space:]]*k8s.io\/kubernetes v([0-9.]+).*/\1/p' go.mod)
+	IFS=. read -r major minor _ <<<"${version#v}"
+	# Server and kubectl compare versions, and refuse to work without one.
+	stamp=
+	for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
+		stamp+=" -X $package.gitVersion=$version -X $package.gitMajor=$major -X $package.gitMinor=$minor"
+	done
+	mkdir -p "$bin"
+	echo "building the Kubernetes $version that the tests run (some minutes, once)" >&2
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w$stamp" -o "$bin/kube" ./cmd/kube >&2
+	for name in etcd kube-apiserver kube-controller-manager kubectl; do
+		ln -sf kube "$bin/$name"
+	done
+	touch "$bin/complete"
+fi
+echo "$bin"
