@@ -43,6 +43,11 @@ test: packages kubernetes lint ## every test: unit, transcripts, replication wit
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace
 
+.PHONY: bench
+bench: packages ## our server beside redis-server, as one table; ONLY=cpu,memory,sync,restart,growth,failover QUICK=1
+	$(CARGO) build --release --workspace --bins
+	RR_BIN_DIR=target/release target/release/bench
+
 .PHONY: crd
 crd: ## regenerate manifests/crd.yaml
 	$(CARGO) run -q -p replicated-redis-operator -- crd > manifests/crd.yaml.new && mv manifests/crd.yaml.new manifests/crd.yaml

@@ -1,6 +1,7 @@
 //! The harness: servers of both kinds as processes, a plain client, transcripts, a real Kubernetes API.
 
 pub mod cluster;
+pub mod local;
 pub mod transcript;
 
 use std::fmt::Debug;
@@ -165,6 +166,11 @@ impl Server {
 
     pub fn conn(&self) -> Conn {
         Conn::open(self.port).expect("the server takes connections")
+    }
+
+    /// The process id, while it runs.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
     }
 
     pub fn log(&self) -> String {

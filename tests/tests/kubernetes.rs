@@ -1,5 +1,7 @@
 //! The Kubernetes provider against a real API server and real servers: `ProcessKubelet` runs the pods as processes.
 
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 

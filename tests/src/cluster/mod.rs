@@ -185,6 +185,7 @@ impl ApiServer {
 }
 
 impl Drop for ApiServer {
+    #[expect(clippy::print_stdout, reason = "the output of a test that failed")]
     fn drop(&mut self) {
         for child in self.children.iter_mut().rev() {
             let _ = child.kill();

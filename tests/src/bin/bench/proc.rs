@@ -1,0 +1,95 @@
+//! What the kernel knows of a process, and filling a server.
+
+use std::fs;
+use std::process::Command;
+
+use harness::{Conn, Server};
+
+const TICKS_PER_S: f64 = 100.0;
+
+/// CPU time that a process has used, user and system, s.
+pub(crate) fn cpu_s(pid: u32) -> f64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name in parentheses may hold spaces.
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+    let ticks = |at: usize| fields.get(at).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0);
+    (ticks(11) + ticks(12)) / TICKS_PER_S
+}
+
+/// Memory of a process and its children, each page counted once, bytes.
+pub(crate) fn memory_bytes(pid: u32) -> f64 {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok()).chain([pid]);
+    pids.map(pss_bytes).sum()
+}
+
+fn pss_bytes(pid: u32) -> f64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:"));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    kib.unwrap_or(0.0) * 1024.0
+}
+
+/// One line about where this was measured.
+pub(crate) fn machine() -> String {
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
+    let redis = Command::new("redis-server").arg("--version").output();
+    let redis = redis.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    let version = redis.split_whitespace().find(|word| word.starts_with("v=")).unwrap_or("v=?");
+    format!("{cpus} CPUs{}, redis-server {}", model.replace('\t', ""), &version[2..])
+}
+
+/// Random bytes that do not compress.
+#[derive(Debug)]
+pub(crate) struct Noise(u64);
+
+impl Noise {
+    pub(crate) fn new(seed: u64) -> Noise {
+        Noise(seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    pub(crate) fn fill(&mut self, bytes: &mut [u8]) {
+        for chunk in bytes.chunks_mut(8) {
+            chunk.copy_from_slice(&self.next().to_le_bytes()[..chunk.len()]);
+        }
+    }
+}
+
+/// Sends `count` commands in pipelines of `batch` and reads the replies; `each` encodes one command.
+pub(crate) fn pipeline(conn: &mut Conn, count: usize, batch: usize, mut each: impl FnMut(&mut Vec<u8>, usize)) {
+    let mut bytes = Vec::new();
+    for from in (0..count).step_by(batch) {
+        let to = (from + batch).min(count);
+        bytes.clear();
+        (from..to).for_each(|n| each(&mut bytes, n));
+        conn.send_raw(&bytes).expect("the server takes commands");
+        for _ in from..to {
+            let reply = conn.read().expect("the server answers");
+            assert!(!reply.is_error(), "{reply}");
+        }
+    }
+}
+
+/// `count` keys `key:N` with random values of `len` bytes.
+pub(crate) fn fill(server: &Server, count: usize, len: usize) {
+    let mut noise = Noise::new(7);
+    let mut value = vec![0; len];
+    pipeline(&mut server.conn(), count, 200, |bytes, n| {
+        noise.fill(&mut value);
+        resp::encode_command(bytes, &[b"SET".as_slice(), format!("key:{n:012}").as_bytes(), &value]);
+    });
+}
+
+/// Both kinds of server with the same arguments: ours with one io-thread, then redis-server.
+pub(crate) fn both(args: &[&str]) -> [Server; 2] {
+    [Server::ours(&[args, &["--io-threads", "1"]].concat()), Server::redis(args)]
+}
