@@ -5,14 +5,13 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::local::{LIMIT, Local, NAME, Row, kill, manifest};
-use harness::{Conn, free_port, program, wait_for};
+use harness::{Conn, program, wait_for};
 
 /// Writes `w:0`, `w:1`, … through the master endpoint until told to stop; remembers what was acknowledged.
 struct Writer {
