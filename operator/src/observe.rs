@@ -89,6 +89,8 @@ pub struct Instance {
     pub status: Option<Status>,
     /// When the question was sent that `status` answers, ms of the operator's clock.
     pub status_ms: u64,
+    /// When that answer came: what it says of the time that is left is counted from here, for it was true no later.
+    pub answered_ms: u64,
     /// Since when it does not answer, if it does not.
     pub silent_since_ms: Option<u64>,
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::api::{Failback, FailoverMode, ReplicatedRedisSpec};
 use crate::observe::{Instance, Observed};
-use crate::record::Record;
+use crate::record::{Holder, Record};
 
 /// Lease of a master (FAILOVER, D), ms: how long a master that is cut off goes on, and a failover then waits.
 pub const LEASE_MS: u64 = 2000;
@@ -19,6 +19,8 @@ pub struct Tenure {
     pub last_grant_ms: Option<u64>,
     pub last_token: u64,
     pub election_since_ms: Option<u64>,
+    /// When this operator learned of the record's master.
+    master_known_ms: u64,
     /// Incarnations that are known to have ended (R5).
     pub ended: BTreeSet<String>,
     /// A person gives up what no reachable instance holds (R9). Until the next master takes writes.
@@ -26,7 +28,7 @@ pub struct Tenure {
 }
 
 impl Tenure {
-    /// The record was written by this operator. Says whether an election has begun with it.
+    /// The record is this one from now on, by a write of this operator. Says whether an election has begun with it.
     pub fn on_written(&mut self, before: Option<&Record>, record: &Record, now_ms: u64) -> bool {
         if before.is_none_or(|r| r.holder != record.holder) {
             self.holder_since_ms = Some(now_ms);
@@ -34,6 +36,7 @@ impl Tenure {
         if before.and_then(|r| r.master.as_ref()) != record.master.as_ref() {
             // Tokens are the master's own clock: another master's begin anew.
             self.last_token = 0;
+            self.master_known_ms = now_ms;
         }
         let begins = record.target.is_some() && before.and_then(|r| r.target.as_ref()) != record.target.as_ref();
         if begins {
@@ -42,6 +45,22 @@ impl Tenure {
             self.election_since_ms = None;
         }
         begins
+    }
+
+    /// The record was read: another operator has written it, or this one did and has not heard so.
+    pub fn on_read(&mut self, before: Option<&Record>, record: Option<&Record>, now_ms: u64) {
+        if let Some(record) = record.filter(|record| before != Some(*record)) {
+            self.on_written(before, record, now_ms);
+        }
+    }
+
+    /// R5, *known to have ended*: another process answers in the place of the record's master. An answer from before the
+    /// record named that master shows nothing: it may be of the process before.
+    pub fn on_successor(&mut self, master: &Holder, instance: &Instance) {
+        let another = instance.status.as_ref().is_some_and(|status| status.incarnation != master.incarnation);
+        if another && instance.status_ms >= self.master_known_ms {
+            self.ended.insert(master.incarnation.clone());
+        }
     }
 
     /// A lease was sent, in answer to the request `token`.
@@ -86,4 +105,41 @@ pub fn instance_names(name: &str, replicas: i32) -> Vec<String> {
     let mut names = vec![format!("{name}-master-0")];
     names.extend((0..replicas).map(|i| format!("{name}-replica-{i}")));
     names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::Status;
+
+    fn record(incarnation: &str) -> Record {
+        let master = Some(Holder { name: "m".into(), incarnation: incarnation.into() });
+        Record { epoch: 3, master, holder: "op".into(), ..Record::default() }
+    }
+
+    /// Another operator led for a moment and elected a process that had just started: what its former self had said was
+    /// taken for a proof that it had ended.
+    #[test]
+    fn an_answer_from_before_the_record_named_its_master_shows_nothing() {
+        let mut tenure = Tenure::default();
+        let status = Some(Status { incarnation: "i1".into(), ..Status::default() });
+        let mut instance = Instance { running: true, status_ms: 90, status, ..Instance::default() };
+        tenure.on_read(Some(&record("i1")), Some(&record("i2")), 100);
+        let master = record("i2").master.unwrap();
+        tenure.on_successor(&master, &instance);
+        assert!(tenure.ended.is_empty());
+        instance.status_ms = 100;
+        tenure.on_successor(&master, &instance);
+        assert!(tenure.ended.contains("i2"));
+    }
+
+    #[test]
+    fn a_write_that_was_not_heard_of_counts_from_when_it_is_read() {
+        let mut tenure = Tenure { last_token: 7, ..Tenure::default() };
+        let before = Record { holder: "other".into(), ..record("i1") };
+        tenure.on_read(Some(&before), Some(&record("i1")), 100);
+        assert_eq!((tenure.holder_since_ms, tenure.last_token), (Some(100), 7));
+        tenure.on_read(Some(&record("i1")), Some(&record("i1")), 200);
+        assert_eq!(tenure.holder_since_ms, Some(100));
+    }
 }

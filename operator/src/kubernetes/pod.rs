@@ -78,6 +78,7 @@ impl PodInstance {
             host: self.ip.clone(),
             port: PORT,
             status_ms: seen.last.as_ref().map_or(0, |sighting| clock.at(sighting.asked)),
+            answered_ms: seen.last.as_ref().map_or(0, |sighting| clock.at(sighting.answered)),
             silent_since_ms: seen.trouble.filter(|_| has_answered).map(|trouble| clock.at(trouble.since)),
             status: seen.last.map(|sighting| sighting.status),
         }

@@ -181,7 +181,10 @@ impl Session {
         self.refresh()?;
         if self.unsure {
             match call(self.api().get(&self.key.1)).await {
-                Ok(object) => (self.object, self.unsure) = (object, false),
+                Ok(object) => {
+                    self.take(object);
+                    self.unsure = false;
+                }
                 Err(error) => {
                     self.problem(&format!("cannot read the record: {error}")).await;
                     return Some(RETRY_PAUSE);
@@ -223,9 +226,17 @@ impl Session {
         // What this session wrote itself may be ahead of the watch.
         let own = self.object.resource_version().unwrap_or_default();
         if is_at_least(seen.resource_version(), &own) {
-            self.object = (*seen).clone();
+            self.take((*seen).clone());
         }
         Some(())
+    }
+
+    /// The object as it was read, perhaps with another's record.
+    fn take(&mut self, object: ReplicatedRedis) {
+        let read = object.status.as_ref().and_then(|s| s.record.as_ref());
+        let before = self.object.status.as_ref().and_then(|s| s.record.as_ref());
+        self.tenure.on_read(before, read, self.clock.now());
+        self.object = object;
     }
 
     /// Follows the Secret with the password, and makes one where the spec names none.
@@ -390,8 +401,8 @@ impl Session {
                     incarnation: master.incarnation.clone(),
                     started_unix_ms: status.started_unix_ms,
                 });
-            } else {
-                self.tenure.ended.insert(master.incarnation.clone());
+            } else if let Some(instance) = instances.get(&master.name) {
+                self.tenure.on_successor(&master, instance);
             }
         }
         let witness = self.witness.clone().filter(|witness| witness.incarnation == master.incarnation);

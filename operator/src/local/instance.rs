@@ -136,6 +136,7 @@ impl LocalInstance {
             host: HOST.to_string(),
             port: self.ports.port,
             status_ms: seen.last.as_ref().map_or(0, |sighting| clock.at(sighting.asked)),
+            answered_ms: seen.last.as_ref().map_or(0, |sighting| clock.at(sighting.answered)),
             silent_since_ms: seen
                 .trouble
                 .filter(|_| process.is_running() && seen.last.is_some())

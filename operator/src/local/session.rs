@@ -258,9 +258,10 @@ impl Session {
         if let Some(master) = self.record.as_ref().and_then(|r| r.master.as_ref())
             && let Some(instance) = self.instances.get(&master.name)
         {
-            let another = instance.status().is_some_and(|status| status.incarnation != master.incarnation);
-            if !instance.has_process() || another {
+            if !instance.has_process() {
                 self.tenure.ended.insert(master.incarnation.clone());
+            } else if let Some(seen) = instances.get(&master.name) {
+                self.tenure.on_successor(master, seen);
             }
         }
         let switchover = self.switchover.as_ref().filter(|wanted| !wanted.begun).map(|wanted| wanted.to.clone());
@@ -317,6 +318,7 @@ impl Session {
             Err(StoreError::Conflict { expected, found }) => {
                 let (record, version) =
                     self.store.read::<Record>()?.map_or((None, 0), |(record, version)| (Some(record), version));
+                self.tenure.on_read(self.record.as_ref(), record.as_ref(), self.clock.now());
                 self.record = record;
                 self.version = version;
                 return Err(StoreError::Conflict { expected, found }.into());

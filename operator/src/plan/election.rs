@@ -13,7 +13,7 @@ const FRESH_MS: u64 = 1500;
 struct Promised<'o> {
     name: &'o str,
     status: &'o Status,
-    status_ms: u64,
+    answered_ms: u64,
 }
 
 /// One step of the election that the record's `target` announces.
@@ -29,7 +29,9 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
     }
     let old = record.master.as_ref();
     let old_status = old.and_then(|m| o.answering(&m.name).filter(|s| s.incarnation == m.incarnation));
-    let timed_out = o.election_since_ms.is_some_and(|since| now_ms.saturating_sub(since) > SWITCHOVER_MS);
+    // One who found the intent in the record when it took over counts from then.
+    let since_ms = o.election_since_ms.or(o.holder_since_ms);
+    let timed_out = since_ms.is_some_and(|since| now_ms.saturating_sub(since) > SWITCHOVER_MS);
     match target {
         Target::Named { to: name } if !timed_out => {
             if !hand_over(o, old, old_status, name, epoch, plan) {
@@ -67,7 +69,7 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
             // A person who gives the data up may also go on with volumes that are new.
             let is_member = status.volume == member.volume || o.allow_data_loss;
             let counts = status.promised == epoch && status.role_epoch < epoch && is_member && fresh;
-            counts.then_some(Promised { name: &member.name, status, status_ms: instance.status_ms })
+            counts.then_some(Promised { name: &member.name, status, answered_ms: instance.answered_ms })
         })
         .collect();
     let waited_for = voters
@@ -79,7 +81,7 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
     }
     // R5.4: one that has just started may hold more than those who were quicker to answer, as after a restart of all. It
     // is waited for as long as a silent master would be.
-    let begun_ms = o.election_since_ms.unwrap_or(0);
+    let begun_ms = since_ms.unwrap_or(0);
     let starting = |m: &&&Member| o.instances.get(&m.name).is_some_and(|i| i.running && i.status.is_none());
     if let Some(member) = voters.iter().find(starting).filter(|_| now_ms < begun_ms + o.down_after_ms) {
         plan.summary = format!("waiting for {}, which has started, to answer", member.name);
@@ -134,7 +136,7 @@ fn fenced(o: &Observed, record: &Record, promised: &[Promised<'_>], now_ms: u64)
     let replicas = record.members.iter().filter(|m| m.name != old.name).count();
     // Only members of the master's own epoch could grant it leases.
     let granted = |p: &&Promised<'_>| p.name != old.name && record.has(p.name, &p.status.volume);
-    let lapsed = promised.iter().filter(granted).filter(|p| p.status_ms + p.status.grant_left_ms <= now_ms).count();
+    let lapsed = promised.iter().filter(granted).filter(|p| p.answered_ms + p.status.grant_left_ms <= now_ms).count();
     let needed = replicas - replicas / 2;
     if lapsed < needed.max(1) {
         return Err(format!(
@@ -249,9 +251,11 @@ fn conclude(o: &Observed, record: &Record, name: &str, status: &Status, plan: &m
         }
         _ => (record.members.clone(), record.quorum),
     };
-    // Its volume as answered: another one than the record's only where a person has given the data up.
-    for member in members.iter_mut().filter(|m| m.name == name) {
-        member.volume.clone_from(&status.volume);
+    // Where a person has given the data up, members go on with the volumes that they have now.
+    for member in members.iter_mut().filter(|_| o.allow_data_loss) {
+        if let Some(answer) = o.answering(&member.name).filter(|s| s.promised == record.epoch) {
+            member.volume.clone_from(&answer.volume);
+        }
     }
     let changed = members != record.members || quorum != record.quorum;
     let previous = match &record.previous {

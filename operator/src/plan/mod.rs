@@ -5,6 +5,7 @@
 //! again. So nothing is remembered between two plans but the record, and an operator may die between any two actions.
 
 mod election;
+mod members;
 #[cfg(test)]
 mod tests;
 
@@ -194,22 +195,10 @@ fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
     if plan.summary.is_empty() {
         plan.summary = "well".into();
     }
-    if let Some(settled) = settled(o, record, master) {
+    if let Some(settled) = members::settled(o, record, master) {
         return plan.write(settled);
     }
     change_of_plan(o, record, master, status, highest, plan);
-}
-
-/// R11: a change of members or quorum is settled when K replicas hold the mark of the epoch that it began with.
-fn settled(o: &Observed, record: &Record, master: &Holder) -> Option<Record> {
-    record.previous.as_ref()?;
-    let holds_the_mark = |m: &&Member| {
-        o.answering(&m.name).is_some_and(|s| {
-            s.volume == m.volume && s.role_epoch == record.epoch && s.history_epoch == record.epoch && s.link_up
-        })
-    };
-    let holders = record.members.iter().filter(|m| m.name != master.name).filter(holds_the_mark).count();
-    (holders >= record.quorum as usize).then(|| Record { previous: None, ..record.clone() })
 }
 
 /// R3: the operator grants to the record's master, in answer to a request that it has not answered yet.
@@ -282,10 +271,16 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
     if !status.writable {
         return;
     }
-    let is_member = |name: &str, volume: &str| record.members.iter().any(|m| m.name == name && m.volume == volume);
-    // The master's own instance is not wanted any more: the role moves first (R11).
+    // The master's own instance is not wanted any more: the role moves first (R11), if somebody can take it.
     if !o.wanted.contains(&master.name) {
-        return switchover(o, record, master, None, highest, plan);
+        let before = plan.actions.len();
+        switchover(o, record, master, None, highest, plan);
+        if plan.actions.len() > before {
+            return;
+        }
+    }
+    if let Some(members::Change { members, quorum, reason }) = members::next(o, record, master) {
+        return begin(plan, record, Target::Members { members, quorum }, &reason, highest);
     }
     if record.previous.is_some() {
         if plan.summary == "well" {
@@ -293,38 +288,10 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
         }
         return;
     }
-    // R11: one at a time. First who goes, then who comes, then the quorum.
-    let mut members = record.members.clone();
-    if let Some(at) = members.iter().position(|m| !o.wanted.contains(&m.name)) {
-        let gone = members.remove(at);
-        let reason = format!("{} is no member any more", gone.name);
-        return begin(plan, record, Target::Members { members, quorum: record.quorum }, &reason, highest);
-    }
-    for name in o.wanted.iter().filter(|name| **name != master.name) {
-        let Some(status) = o.answering(name) else { continue };
-        let ready = status.caught_up && status.link_up && status.role_epoch == record.epoch;
-        if !is_member(name, &status.volume) && ready {
-            // A volume that was lost comes back as another member.
-            members.retain(|m| m.name != *name);
-            members.push(Member { name: name.clone(), volume: status.volume.clone() });
-            let reason = format!("{name} has become a member");
-            return begin(plan, record, Target::Members { members, quorum: record.quorum }, &reason, highest);
-        }
-    }
-    if record.quorum != o.quorum && (o.quorum as usize) < record.members.len() {
-        let quorum = if o.quorum > record.quorum { record.quorum + 1 } else { record.quorum - 1 };
-        return begin(
-            plan,
-            record,
-            Target::Members { members, quorum },
-            &format!("the write quorum becomes {quorum}"),
-            highest,
-        );
-    }
     let home = o.wanted.first();
     if let Some(home) = home.filter(|home| o.failback && **home != master.name) {
-        let ready = o.answering(home).is_some_and(|s| s.link_up && s.caught_up && s.offset + (1 << 16) > status.offset);
-        if ready && is_member(home, &o.answering(home).map(|s| s.volume.clone()).unwrap_or_default()) {
+        let ready = |s: &Status| s.link_up && s.caught_up && s.offset + (1 << 16) > status.offset;
+        if o.answering(home).is_some_and(|s| ready(s) && record.has(home, &s.volume)) {
             begin(plan, record, Target::Named { to: home.clone() }, &format!("failback to {home}"), highest);
         }
     }
@@ -333,9 +300,9 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
 /// R10: to the named instance, or to the most advanced replica.
 fn switchover(o: &Observed, record: &Record, master: &Holder, to: Option<&str>, highest: u64, plan: &mut Plan) {
     let fit = |name: &str| {
-        record.members.iter().any(|m| m.name == name)
-            && o.wanted.iter().any(|w| w == name)
-            && o.answering(name).is_some_and(|s| s.link_up && s.caught_up && s.role_epoch == record.epoch)
+        let ready = |s: &Status| s.link_up && s.caught_up && s.role_epoch == record.epoch;
+        // One that has lost its volume is no member: it would be waited for in vain.
+        o.wanted.iter().any(|w| w == name) && o.answering(name).is_some_and(|s| ready(s) && record.has(name, &s.volume))
     };
     let target = match to {
         Some(name) if name == master.name => return,

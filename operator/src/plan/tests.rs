@@ -16,6 +16,7 @@ fn observed(text: &str, record: Option<&str>) -> Observed {
         me: "op".into(),
         holder_since_ms: Some(0),
         last_grant_ms: Some(0),
+        election_since_ms: Some(NOW - 100),
         ..Observed::default()
     };
     for line in text.lines().map(str::trim).filter(|l| !l.is_empty()) {
@@ -23,7 +24,7 @@ fn observed(text: &str, record: Option<&str>) -> Observed {
         let name = words[0].to_string();
         o.wanted.push(name.clone());
         let port = 7000 + o.wanted.len() as u16;
-        let mut instance = Instance { host: "h".into(), port, status_ms: NOW, ..Instance::default() };
+        let mut instance = Instance { host: "h".into(), port, status_ms: NOW, answered_ms: NOW, ..Instance::default() };
         if words.len() > 1 {
             let pair = |w: &str, c: char| {
                 let (a, b) = w.split_once(c).unwrap();
@@ -230,6 +231,19 @@ fn r5_3_leases_are_waited_for_when_the_end_is_not_known() {
     check(&o, "");
 }
 
+/// The question was long on its way: what is left of the grant is counted from the answer, not from the question. The
+/// simulator found the former master writing beside the new one.
+#[test]
+fn r5_3_what_is_left_of_a_grant_is_counted_from_the_answer() {
+    let text = "m master 1/1 1:100 silent\n a replica 2/1 1:100 down granted";
+    let mut o = observed(text, Some("2 master=m pending"));
+    let a = o.instances.get_mut("a").unwrap();
+    (a.status_ms, a.answered_ms) = (NOW - 1500, NOW - 1499);
+    check(&o, "");
+    o.instances.get_mut("a").unwrap().answered_ms = NOW - 1500;
+    check(&o, "record 2 master a");
+}
+
 #[test]
 fn r9_whoever_gives_the_data_up_may_go_on_with_new_volumes() {
     let mut o = observed("m awaiting 2/0 0:0 empty\n a awaiting 2/0 0:0 empty", Some("2 pending"));
@@ -302,6 +316,69 @@ fn r10_after_its_time_the_old_master_goes_on_in_the_new_epoch() {
     let mut o = observed(&HEALTHY.replace("master 1/1", "master 2/1"), Some("2 master=m to=b"));
     o.election_since_ms = Some(NOW - SWITCHOVER_MS - 1);
     check(&o, "record 2 master m");
+}
+
+/// The operator that began the switchover ended in the middle of it, and the target with it: the next one waited for ever,
+/// with the writes paused.
+#[test]
+fn r10_who_takes_a_switchover_over_gives_it_its_time_and_no_more() {
+    let mut o = observed(&HEALTHY.replace("1:100\n a", "1:100 paused\n a"), Some("2 master=m to=b"));
+    (o.election_since_ms, o.holder_since_ms) = (None, Some(NOW - SWITCHOVER_MS));
+    check(&o, "");
+    o.holder_since_ms = Some(NOW - SWITCHOVER_MS - 1);
+    check(&o, "m: promise 2");
+}
+
+/// One that came back with another volume could never win: the role was moved to it again and again.
+#[test]
+fn r10_only_a_member_is_a_target() {
+    let mut o = observed("m master 1/1 1:100\n a replica 1/1 1:100", Some("1 master=a"));
+    o.record.as_mut().unwrap().master.as_mut().unwrap().name = "m".into();
+    o.record.as_mut().unwrap().master.as_mut().unwrap().incarnation = "i-m".into();
+    o.instances.get_mut("a").unwrap().status.as_mut().unwrap().volume = "v-new".into();
+    o.wanted = vec!["a".into()];
+    check(&o, "intend 2 members m,a quorum 0");
+    o.record.as_mut().unwrap().members[1].volume = "v-new".into();
+    check(&o, "intend 2 to a");
+}
+
+#[test]
+fn r11_the_quorum_is_lowered_before_the_members_are_too_few_for_it() {
+    let mut o = observed(HEALTHY, Some("1 master=m quorum=2"));
+    o.wanted.pop();
+    check(&o, "intend 2 members m,a,b quorum 1");
+    o.record.as_mut().unwrap().quorum = 1;
+    check(&o, "intend 2 members m,a quorum 1");
+}
+
+/// After the loss of volumes a quorum was asked for that nobody was there to give, and nothing could be changed any more.
+#[test]
+fn r11_a_change_waits_for_those_who_can_settle_it() {
+    let mut o = observed(&HEALTHY.replace("1:90", "1:90 behind"), Some("1 master=m quorum=1"));
+    o.quorum = 2;
+    check(&o, "");
+    o.instances.get_mut("b").unwrap().status.as_mut().unwrap().caught_up = true;
+    check(&o, "intend 2 members m,a,b quorum 2");
+}
+
+/// A volume was lost in the middle of a change, so that it could never be settled, and nothing be changed any more.
+#[test]
+fn r11_a_lost_volume_is_replaced_also_in_the_middle_of_a_change() {
+    let text = "m master 2/2 2:100\n a replica 2/2 2:90\n b replica 2/2 2:90 behind";
+    let mut o = unsettled(text, "2 master=m quorum=2", &["m", "a", "b"]);
+    o.record.as_mut().unwrap().previous.as_mut().unwrap().quorum = 1;
+    o.instances.get_mut("b").unwrap().status.as_mut().unwrap().volume = "v-new".into();
+    check(&o, "");
+    o.instances.get_mut("b").unwrap().status.as_mut().unwrap().caught_up = true;
+    check(&o, "intend 3 members m,a,b quorum 2");
+    // What was asked for before the change is asked for as long as it is not settled.
+    let mut o = unsettled(&text.replace("2/2", "3/2"), "3 master=m quorum=2", &["m", "a", "b"]);
+    let record = o.record.as_mut().unwrap();
+    let mut members = record.members.clone();
+    members[2].volume = "v-new".into();
+    record.target = Some(Target::Members { members: members.clone(), quorum: 2 });
+    let Some(Action::WriteRecord(after)) = plan(&o, NOW).actions.pop() else { panic!() };
+    assert_eq!((after.members, after.previous), (members, o.record.unwrap().previous));
 }
 
 #[test]
