@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock;
+use crate::registry::Registry;
 
 /// What a connection is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,11 +24,26 @@ pub struct Client {
     pub id: u64,
     pub addr: String,
     pub laddr: String,
+    /// The socket's number in this process; -1 without one.
+    pub fd: i32,
     pub created_ms: u64,
     pub last_ms: AtomicU64,
     pub db: AtomicUsize,
     kind: AtomicU8,
-    pub in_multi: AtomicBool,
+    /// Number of its last command in the registry.
+    pub last: AtomicU32,
+    /// Commands that wait for EXEC; -1: not in MULTI.
+    pub queued: AtomicI64,
+    /// It waits for something.
+    pub blocked: AtomicBool,
+    pub no_evict: AtomicBool,
+    pub no_touch: AtomicBool,
+    /// Bytes received and not yet run, and room for more; bytes of replies not yet sent.
+    pub input: AtomicUsize,
+    pub input_free: AtomicUsize,
+    pub output: AtomicUsize,
+    /// CLIENT UNBLOCK: 1 as if its time were over, 2 with an error.
+    pub unblock: AtomicU8,
     pub resp3: AtomicBool,
     pub commands: AtomicU64,
     pub text: Mutex<ClientText>,
@@ -41,7 +57,6 @@ pub struct ClientText {
     pub name: String,
     pub lib_name: String,
     pub lib_ver: String,
-    pub last_command: &'static str,
 }
 
 impl Client {
@@ -71,30 +86,45 @@ impl Client {
         self.wake.notify_one();
     }
 
+    /// The letters of CLIENT LIST.
+    fn flags(&self) -> String {
+        let on = |flag: &AtomicBool| flag.load(Ordering::Relaxed);
+        let letters = [
+            (self.kind() == Kind::Replica, 'S'),
+            (self.kind() == Kind::Master, 'M'),
+            (self.queued.load(Ordering::Relaxed) >= 0, 'x'),
+            (on(&self.blocked), 'b'),
+            (on(&self.killed), 'A'),
+            (self.addr.starts_with('/'), 'U'),
+            (on(&self.no_evict), 'e'),
+            (on(&self.no_touch), 'T'),
+        ];
+        let letters: String = letters.iter().filter(|(on, _)| *on).map(|(_, letter)| *letter).collect();
+        if letters.is_empty() { "N".into() } else { letters }
+    }
+
     /// One line of CLIENT LIST.
     pub fn line(&self) -> String {
         let now = clock::unix_ms();
         let text = self.text.lock().clone();
-        let flags = match self.kind() {
-            Kind::Replica => "S",
-            Kind::Master => "M",
-            Kind::Normal if self.in_multi.load(Ordering::Relaxed) => "x",
-            Kind::Normal if self.addr.starts_with('/') => "U",
-            Kind::Normal => "N",
-        };
+        let load = |n: &AtomicUsize| n.load(Ordering::Relaxed);
+        let (input, input_free, output) = (load(&self.input), load(&self.input_free), load(&self.output));
         format!(
-            "id={} addr={} laddr={} fd=0 name={} age={} idle={} flags={flags} db={} sub=0 psub=0 ssub=0 multi={} qbuf=0 \
-             qbuf-free=0 argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl=0 oll=0 omem=0 tot-mem=0 events=r cmd={} user=default \
-             redir=-1 resp={} lib-name={} lib-ver={}",
+            "id={} addr={} laddr={} fd={} name={} age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi={} qbuf={input} \
+             qbuf-free={input_free} argv-mem=0 multi-mem=0 rbs=0 rbp=0 obl={output} oll=0 omem=0 tot-mem={} events=r cmd={} \
+             user=default redir=-1 resp={} lib-name={} lib-ver={}",
             self.id,
             self.addr,
             self.laddr,
+            self.fd,
             text.name,
             now.saturating_sub(self.created_ms) / 1000,
             now.saturating_sub(self.last_ms.load(Ordering::Relaxed)) / 1000,
+            self.flags(),
             self.db.load(Ordering::Relaxed),
-            if self.in_multi.load(Ordering::Relaxed) { 0 } else { -1 },
-            if text.last_command.is_empty() { "NULL" } else { text.last_command },
+            self.queued.load(Ordering::Relaxed),
+            input + input_free + output + size_of::<Self>(),
+            Registry::get().name(self.last.load(Ordering::Relaxed)).unwrap_or("NULL"),
             if self.resp3.load(Ordering::Relaxed) { 3 } else { 2 },
             text.lib_name,
             text.lib_ver,
@@ -109,17 +139,26 @@ pub struct Clients {
 }
 
 impl Clients {
-    pub fn add(&self, addr: String, laddr: String) -> Arc<Client> {
+    pub fn add(&self, addr: String, laddr: String, fd: i32) -> Arc<Client> {
         let now = clock::unix_ms();
         let client = Arc::new(Client {
             id: self.next.fetch_add(1, Ordering::Relaxed) + 1,
             addr,
             laddr,
+            fd,
             created_ms: now,
             last_ms: AtomicU64::new(now),
             db: AtomicUsize::new(0),
             kind: AtomicU8::new(0),
-            in_multi: AtomicBool::new(false),
+            last: AtomicU32::new(u32::MAX),
+            queued: AtomicI64::new(-1),
+            blocked: AtomicBool::new(false),
+            no_evict: AtomicBool::new(false),
+            no_touch: AtomicBool::new(false),
+            input: AtomicUsize::new(0),
+            input_free: AtomicUsize::new(0),
+            output: AtomicUsize::new(0),
+            unblock: AtomicU8::new(0),
             resp3: AtomicBool::new(false),
             commands: AtomicU64::new(0),
             text: Mutex::default(),

@@ -24,8 +24,12 @@ pub(crate) async fn run(server: &Arc<Server>) {
         let now = clock::monotonic_ms();
         let settings = server.settings();
         let own = !server.repl.is_replica() && !server.repl.is_awaiting();
-        if own && server.active_expire.load(Ordering::Acquire) {
+        if own && server.active_expire.load(Ordering::Acquire) && !server.paused().0 {
             expiry.round(server);
+            let took = clock::monotonic_ms() - now;
+            if settings.latency_monitor_threshold > 0 && took >= settings.latency_monitor_threshold as u64 {
+                server.latency.note("expire-cycle", clock::unix_ms() / 1000, took);
+            }
         }
         persistence::save_if_due(server);
         if server.repl.managed {

@@ -26,6 +26,7 @@ const SECTIONS: &[(&str, Section, bool)] = &[
     ("modules", |_, _, _| {}, true),
     ("errorstats", errorstats, true),
     ("commandstats", commandstats, false),
+    ("latencystats", latencystats, false),
     ("cluster", |_, _, out| line(out, "cluster_enabled", 0), true),
     ("keyspace", keyspace, true),
 ];
@@ -67,7 +68,7 @@ fn server_section(server: &Server, settings: &Settings, out: &mut String) {
     line(out, "server_name", "replicated-redis");
     line(out, "replicated_redis_version", env!("CARGO_PKG_VERSION"));
     line(out, "redis_mode", "standalone");
-    line(out, "os", std::env::consts::OS);
+    line(out, "os", format!("{} {}", std::env::consts::OS, std::env::consts::ARCH));
     line(out, "arch_bits", usize::BITS);
     line(out, "multiplexing_api", "epoll");
     line(out, "process_id", std::process::id());
@@ -88,7 +89,7 @@ fn clients(server: &Server, settings: &Settings, out: &mut String) {
     line(out, "connected_clients", all.iter().filter(|c| c.kind() == Kind::Normal).count());
     line(out, "cluster_connections", 0);
     line(out, "maxclients", settings.maxclients);
-    line(out, "blocked_clients", 0);
+    line(out, "blocked_clients", server.stats.blocked.load(Ordering::Relaxed));
     line(out, "tracking_clients", 0);
 }
 
@@ -158,6 +159,7 @@ fn stats(server: &Server, _: &Settings, out: &mut String) {
     line(out, "keyspace_misses", keys.misses);
     line(out, "total_forks", 0);
     line(out, "total_error_replies", get(&s.errors));
+    line(out, "client_output_buffer_limit_disconnections", get(&s.output_limit_disconnections));
 }
 
 fn replication(server: &Server, settings: &Settings, out: &mut String) {
@@ -262,7 +264,7 @@ fn errorstats(server: &Server, _: &Settings, out: &mut String) {
 }
 
 fn commandstats(_: &Server, _: &Settings, out: &mut String) {
-    for entry in Registry::get().entries() {
+    for entry in Registry::get().all() {
         let s = &entry.stats;
         let calls = s.calls.load(Ordering::Relaxed);
         let (failed, rejected) = (s.failed.load(Ordering::Relaxed), s.rejected.load(Ordering::Relaxed));
@@ -272,8 +274,17 @@ fn commandstats(_: &Server, _: &Settings, out: &mut String) {
             let value = format!(
                 "calls={calls},usec={micros},usec_per_call={per_call:.2},rejected_calls={rejected},failed_calls={failed}"
             );
-            line(out, &format!("cmdstat_{}", entry.spec.name), value);
+            line(out, &format!("cmdstat_{}", entry.name), value);
         }
+    }
+}
+
+fn latencystats(_: &Server, settings: &Settings, out: &mut String) {
+    for entry in Registry::get().all().filter(|e| settings.latency_tracking && e.stats.durations.total() > 0) {
+        let durations = &entry.stats.durations;
+        let percentile = |p: &f64| format!("p{p}={:.3}", durations.percentile(*p) as f64 / 1000.0);
+        let all: Vec<_> = settings.latency_tracking_info_percentiles.0.iter().map(percentile).collect();
+        line(out, &format!("latency_percentiles_usec_{}", entry.name), all.join(","));
     }
 }
 

@@ -5,7 +5,8 @@
 //! - [`state`]: what all threads share. [`registry`]: commands by name. [`dispatch`]: one command from bytes to reply.
 //! - `cron`: what happens by the clock.
 //! - [`net`]: workers and connections; a command runs on the thread that read it.
-//! - [`commands`]: commands about the server itself. [`info`], [`http`]: what it tells about itself.
+//! - [`commands`]: commands about the server itself. [`info`], [`latency`], [`http`]: what it tells about
+//!   itself.
 //! - [`shutdown`]: ending in order. [`supervise`]: what a service manager is told.
 //! - [`repl`]: replication and roles, both ways. [`persistence`]: RDB files and the state beside them.
 
@@ -17,6 +18,7 @@ mod cron;
 pub mod dispatch;
 pub mod http;
 pub mod info;
+pub mod latency;
 pub mod logging;
 pub mod net;
 pub mod persistence;

@@ -5,8 +5,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use engine::command::{CommandResult, Spec};
 use engine::{Command, Ctx};
+use resp::Args;
 
 use crate::commands;
+use crate::latency::Histogram;
 
 /// A command about the server or the connection.
 #[derive(Debug)]
@@ -25,6 +27,12 @@ pub enum Handler {
 #[derive(Debug)]
 pub struct Entry {
     pub spec: &'static Spec,
+    /// As COMMAND and INFO show it: `client|id` for a subcommand.
+    pub name: String,
+    /// Of a container.
+    pub subcommands: Vec<Entry>,
+    /// Place in the registry, see [`Registry::name`].
+    pub number: u32,
     pub handler: Handler,
     pub stats: Stats,
 }
@@ -35,6 +43,7 @@ pub struct Stats {
     pub nanos: AtomicU64,
     pub failed: AtomicU64,
     pub rejected: AtomicU64,
+    pub durations: Histogram,
 }
 
 impl Stats {
@@ -46,6 +55,20 @@ impl Stats {
 
     pub fn reset(&self) {
         [&self.calls, &self.nanos, &self.failed, &self.rejected].iter().for_each(|n| n.store(0, Ordering::Relaxed));
+        self.durations.reset();
+    }
+}
+
+impl Entry {
+    fn new(spec: &'static Spec, handler: Handler, container: Option<&str>) -> Self {
+        let name = container.map_or_else(|| spec.name.to_string(), |of| format!("{of}|{}", spec.name));
+        let subcommands = spec.subcommands.iter().map(|s| Self::new(s, handler, Some(spec.name))).collect();
+        Self { spec, name, subcommands, number: 0, handler, stats: Stats::default() }
+    }
+
+    /// A subcommand by name, in any case.
+    pub fn subcommand(&self, name: &[u8]) -> Option<&Entry> {
+        self.subcommands.iter().find(|e| e.spec.name.as_bytes().eq_ignore_ascii_case(name))
     }
 }
 
@@ -98,8 +121,14 @@ impl Registry {
         let engine = engine.map(|c: &'static Command| (&c.spec, Handler::Engine(c.run)));
         let server = commands::FAMILIES.iter().copied().flatten();
         let server = server.map(|c: &'static ServerCommand| (&c.spec, Handler::Server(c.run)));
-        let entries: Vec<Entry> =
-            engine.chain(server).map(|(spec, handler)| Entry { spec, handler, stats: Stats::default() }).collect();
+        let mut entries: Vec<Entry> =
+            engine.chain(server).map(|(spec, handler)| Entry::new(spec, handler, None)).collect();
+        for (i, entry) in entries.iter_mut().enumerate() {
+            entry.number = (i as u32) << 8;
+            for (j, subcommand) in entry.subcommands.iter_mut().enumerate() {
+                subcommand.number = (i as u32) << 8 | (j as u32 + 1);
+            }
+        }
         let mut slots = vec![(Name(0, 0, 0), 0); SLOTS];
         for (i, entry) in entries.iter().enumerate() {
             let name = Name::new(entry.spec.name.as_bytes()).expect("names are at most 16 bytes");
@@ -133,8 +162,37 @@ impl Registry {
         }
     }
 
+    /// Finds what a call means: a command, or a container's subcommand.
+    pub fn resolve(&'static self, args: Args<'_>) -> Option<&'static Entry> {
+        let entry = self.find(args.at(0))?;
+        Some(args.get(1).and_then(|word| entry.subcommand(word)).unwrap_or(entry))
+    }
+
+    /// Finds `name` or `container|name`.
+    pub fn find_full(&'static self, name: &[u8]) -> Option<&'static Entry> {
+        match name.iter().position(|b| *b == b'|') {
+            None => self.find(name),
+            Some(at) => self.find(&name[..at])?.subcommand(&name[at + 1..]),
+        }
+    }
+
+    /// The name of the command with this number.
+    pub fn name(&self, number: u32) -> Option<&str> {
+        let entry = self.entries.get(number as usize >> 8)?;
+        match number & 0xFF {
+            0 => Some(&entry.name),
+            n => entry.subcommands.get(n as usize - 1).map(|e| e.name.as_str()),
+        }
+    }
+
+    /// Every command, without subcommands.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// Every command, each with its subcommands behind it.
+    pub fn all(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().flat_map(|e| std::iter::once(e).chain(&e.subcommands))
     }
 }
 

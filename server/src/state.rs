@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use crate::clients::Clients;
 use crate::clock;
 use crate::config::Settings;
-use crate::logging;
+use crate::{latency, logging};
 use crate::net::Listening;
 use crate::persistence::Persistence;
 use crate::repl::{Hold, Replication};
@@ -29,6 +29,9 @@ pub struct Stats {
     pub sync_full: AtomicU64,
     pub sync_partial_ok: AtomicU64,
     pub sync_partial_err: AtomicU64,
+    pub output_limit_disconnections: AtomicU64,
+    /// Clients that wait for something: a pause, replicas.
+    pub blocked: AtomicU64,
     /// Errors by code.
     pub error_codes: Mutex<std::collections::BTreeMap<String, u64>>,
 }
@@ -75,6 +78,7 @@ pub struct Server {
     pub clients: Clients,
     pub stats: Stats,
     pub slowlog: Mutex<SlowLog>,
+    pub latency: latency::Events,
     pub repl: Replication,
     pub persistence: Persistence,
     pub pause: Pause,
@@ -121,6 +125,7 @@ impl Server {
             clients: Clients::default(),
             stats: Stats::default(),
             slowlog: Mutex::default(),
+            latency: latency::Events::default(),
             pause: Pause::default(),
             loading: AtomicBool::new(false),
             active_expire: AtomicBool::new(true),

@@ -51,6 +51,11 @@ fn sort() {
 }
 
 #[test]
+fn introspection() {
+    check("introspection");
+}
+
+#[test]
 fn keys() {
     check("keys");
 }

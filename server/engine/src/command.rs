@@ -105,6 +105,40 @@ impl Spec {
     }
 }
 
+/// The subcommands of a container, which carries them out:
+/// `"name"(arity, keys, flags, ACL categories) since complexity summary syntax;`. HELP is every container's; its categories
+/// stand in front.
+#[macro_export]
+macro_rules! subcommands {
+    ($group:ident, $help_acl:expr; $($name:literal($arity:literal, $keys:expr, $flags:expr, $acl:expr)
+        $since:literal $complexity:literal $summary:literal $syntax:literal;)*) => {
+        &[$($crate::Spec {
+            name: $name,
+            summary: $summary,
+            since: $since,
+            group: $crate::command::Group::$group,
+            complexity: $complexity,
+            arity: $arity,
+            flags: $flags,
+            keys: $keys,
+            acl: $acl,
+            syntax: $syntax,
+            subcommands: &[],
+        },)*
+        $crate::Spec {
+            name: "help",
+            summary: "Returns helpful text about the different subcommands.",
+            group: $crate::command::Group::$group,
+            arity: 2,
+            acl: $help_acl,
+            flags: $crate::command::Flags::LOADING
+                .union($crate::command::Flags::STALE)
+                .union($crate::command::Flags::AWAITING),
+            ..$crate::Spec::DEFAULT
+        }]
+    };
+}
+
 /// Where the keys of a command stand.
 #[derive(Debug, Clone, Copy)]
 pub enum Keys {

@@ -94,7 +94,7 @@ pub(super) fn set(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
 }
 
 pub(super) fn resetstat(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    Registry::get().entries().iter().for_each(|e| e.stats.reset());
+    Registry::get().all().for_each(|e| e.stats.reset());
     let stats = &ctx.server.stats;
     let counters = [
         &stats.connections,

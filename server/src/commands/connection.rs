@@ -3,14 +3,16 @@
 use std::sync::atomic::Ordering;
 
 use engine::CommandError;
-use engine::command::{Acl, Flags};
+use engine::Spec;
+use engine::command::{Acl, Flags, Keys};
 use engine::parse::{eq_ignore_case, integer};
 use resp::Protocol;
 
-use super::{ServerCtx, family, help, unknown_subcommand};
+use super::{ServerCtx, family, unknown_subcommand};
 use crate::clients::{Client, Kind};
 use crate::clock;
 use crate::dispatch::Next;
+use crate::registry::Registry;
 
 const BASE: Flags = Flags::NOSCRIPT.union(Flags::LOADING).union(Flags::STALE).union(Flags::FAST).union(Flags::AWAITING);
 const OPEN: Flags = BASE.union(Flags::NO_AUTH).union(Flags::ALLOW_BUSY);
@@ -23,13 +25,34 @@ family! { Connection;
     "select" select(2, Flags::FAST.union(Flags::LOADING).union(Flags::STALE).union(Flags::AWAITING), Acl::CONNECTION) "1.0.0" "Changes the selected database." "index";
     "quit" quit(-1, OPEN, Acl::CONNECTION) "1.0.0" "Closes the connection." "";
     "reset" reset(1, OPEN, Acl::CONNECTION) "6.2.0" "Resets the connection." "";
-    "client" client(-2, BASE, Acl::CONNECTION) "2.4.0" "A container for client connection commands." "subcommand [argument [argument ...]]";
-    "multi" never(1, BASE, Acl::TRANSACTION) "1.2.0" "Starts a transaction." "";
-    "exec" never(1, Flags::NOSCRIPT.union(Flags::LOADING).union(Flags::STALE), Acl::TRANSACTION) "1.2.0" "Executes all commands in a transaction." "";
-    "discard" never(1, BASE, Acl::TRANSACTION) "2.0.0" "Discards a transaction." "";
-    "watch" never(-2, BASE, Acl::TRANSACTION, engine::command::Keys::ALL) "2.2.0" "Monitors changes to keys to determine the execution of a transaction." "key [key ...]";
-    "unwatch" never(1, BASE, Acl::TRANSACTION) "2.2.0" "Forgets about watched keys of a transaction." "";
+    "client" client(-2, Flags::empty(), Acl::empty()) "2.4.0" "A container for client connection commands." "" => CLIENT;
+    "multi" never(1, BASE.union(Flags::ALLOW_BUSY), Acl::TRANSACTION) "1.2.0" "Starts a transaction." "";
+    "exec" never(1, Flags::NOSCRIPT.union(Flags::LOADING).union(Flags::STALE).union(Flags::SKIP_SLOWLOG), Acl::TRANSACTION) "1.2.0" "Executes all commands in a transaction." "";
+    "discard" never(1, BASE.union(Flags::ALLOW_BUSY), Acl::TRANSACTION) "2.0.0" "Discards a transaction." "";
+    "watch" never(-2, BASE.union(Flags::ALLOW_BUSY), Acl::TRANSACTION, engine::command::Keys::ALL) "2.2.0" "Monitors changes to keys to determine the execution of a transaction." "key [key ...]";
+    "unwatch" never(1, BASE.union(Flags::ALLOW_BUSY), Acl::TRANSACTION) "2.2.0" "Forgets about watched keys of a transaction." "";
 }
+
+const EACH: Flags = Flags::NOSCRIPT.union(Flags::LOADING).union(Flags::STALE).union(Flags::AWAITING);
+const ADMIN: Flags = EACH.union(Flags::ADMIN);
+
+const CLIENT: &[Spec] = engine::subcommands! { Connection, Acl::CONNECTION;
+    "getname"(2, Keys::None, EACH, Acl::CONNECTION) "2.6.9" "O(1)" "Returns the name of the connection." "";
+    "getredir"(2, Keys::None, EACH, Acl::CONNECTION) "6.0.0" "O(1)" "Returns the client ID to which the connection's tracking notifications are redirected." "";
+    "id"(2, Keys::None, EACH, Acl::CONNECTION) "5.0.0" "O(1)" "Returns the unique client ID of the connection." "";
+    "info"(2, Keys::None, EACH, Acl::CONNECTION) "6.2.0" "O(1)" "Returns information about the connection." "";
+    "kill"(-3, Keys::None, ADMIN, Acl::CONNECTION) "2.4.0" "O(N) where N is the number of client connections" "Terminates open connections." "<old-format | <new-format [new-format ...]>>";
+    "list"(-2, Keys::None, ADMIN, Acl::CONNECTION) "2.4.0" "O(N) where N is the number of client connections" "Lists open connections." "[TYPE <NORMAL | MASTER | REPLICA | PUBSUB>] [ID client-id [client-id ...]]";
+    "no-evict"(3, Keys::None, ADMIN, Acl::CONNECTION) "7.0.0" "O(1)" "Sets the client eviction mode of the connection." "<ON | OFF>";
+    "no-touch"(3, Keys::None, EACH, Acl::CONNECTION) "7.2.0" "O(1)" "Controls whether commands sent by the client affect the LRU/LFU of accessed keys." "<ON | OFF>";
+    "pause"(-3, Keys::None, ADMIN, Acl::CONNECTION) "3.0.0" "O(1)" "Suspends commands processing." "timeout [WRITE | ALL]";
+    "reply"(3, Keys::None, EACH, Acl::CONNECTION) "3.2.0" "O(1)" "Instructs the server whether to reply to commands." "<ON | OFF | SKIP>";
+    "setinfo"(4, Keys::None, EACH, Acl::CONNECTION) "7.2.0" "O(1)" "Sets information specific to the client or connection." "<LIB-NAME libname | LIB-VER libver>";
+    "setname"(3, Keys::None, EACH, Acl::CONNECTION) "2.6.9" "O(1)" "Sets the connection name." "connection-name";
+    "trackinginfo"(2, Keys::None, EACH, Acl::CONNECTION) "6.2.0" "O(1)" "Returns information about server-assisted client-side caching for the connection." "";
+    "unblock"(-3, Keys::None, ADMIN, Acl::CONNECTION) "5.0.0" "O(log N) where N is the number of client connections" "Unblocks a client blocked by a blocking command from a different connection." "client-id [TIMEOUT | ERROR]";
+    "unpause"(2, Keys::None, ADMIN, Acl::CONNECTION) "6.2.0" "O(1)" "Resumes processing commands from paused clients." "";
+};
 
 /// Transactions are carried out by the dispatcher, which never calls this.
 fn never(_: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
@@ -193,9 +216,26 @@ fn client(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             ctx.server.pause.changed.notify_waiters();
             ctx.session.out.ok();
         }
-        (b"no-evict" | b"no-touch", 3) => {
-            on_off(ctx.args.at(2))?;
+        (b"no-evict", 3) => {
+            ctx.session.client.no_evict.store(on_off(ctx.args.at(2))?, Ordering::Relaxed);
             ctx.session.out.ok();
+        }
+        (b"no-touch", 3) => {
+            ctx.session.client.no_touch.store(on_off(ctx.args.at(2))?, Ordering::Relaxed);
+            ctx.session.out.ok();
+        }
+        (b"unblock", 3 | 4) => unblock(ctx)?,
+        (b"trackinginfo", 2) => {
+            // Nobody is told of changes: tracking is off.
+            let out = &mut ctx.session.out;
+            out.map(3);
+            out.bulk(b"flags");
+            out.set(1);
+            out.bulk(b"off");
+            out.bulk(b"redirect");
+            out.int(-1);
+            out.bulk(b"prefixes");
+            out.array(0);
         }
         (b"reply", 3) => match ctx.args.at(2).to_ascii_lowercase().as_slice() {
             b"on" => {
@@ -209,20 +249,31 @@ fn client(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             _ => return Err(CommandError::Syntax),
         },
         (b"getredir", 2) => ctx.session.out.int(-1),
-        (b"help", 2) => {
-            return help(
-                ctx,
-                &[
-                    "CLIENT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                    "GETNAME, GETREDIR, ID, INFO, KILL <option> ..., LIST [options ...], NO-EVICT (ON|OFF),",
-                    "NO-TOUCH (ON|OFF), PAUSE <timeout> [WRITE|ALL], REPLY (ON|OFF|SKIP), SETINFO <option> <value>,",
-                    "SETNAME <name>, UNPAUSE",
-                ],
-            );
-        }
         _ => return Err(unknown_subcommand(ctx.args)),
     }
     Ok(Next::Continue)
+}
+
+/// Only WAIT blocks a client in a way that another one can end.
+fn unblock(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
+    let how = match ctx.args.get(3) {
+        None => 1,
+        Some(word) if eq_ignore_case(word, "TIMEOUT") => 1,
+        Some(word) if eq_ignore_case(word, "ERROR") => 2,
+        Some(_) => return Err(CommandError::Static("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR")),
+    };
+    let id = integer(ctx.args.at(2))?;
+    let all = ctx.server.clients.list();
+    let waits = |c: &&std::sync::Arc<Client>| {
+        c.id as i64 == id && c.blocked.load(Ordering::Acquire) && Registry::get().name(c.last.load(Ordering::Relaxed)) == Some("wait")
+    };
+    let found = all.iter().find(waits);
+    if let Some(client) = found {
+        client.unblock.store(how, Ordering::Release);
+        client.wake.notify_one();
+    }
+    ctx.session.out.int(found.is_some().into());
+    Ok(())
 }
 
 fn on_off(arg: &[u8]) -> Result<bool, CommandError> {
@@ -324,7 +375,8 @@ fn kill(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
                 let kind = parse_kind(value)?;
                 filters.push(Box::new(move |c| Some(c.kind()) == kind));
             }
-            b"user" => filters.push(Box::new(move |_| text == "default")),
+            b"user" if text == "default" => filters.push(Box::new(|_| true)),
+            b"user" => return Err(CommandError::text(format!("ERR No such user '{text}'"))),
             b"maxage" => {
                 let age = integer(value)?;
                 let now = clock::unix_ms();
@@ -361,9 +413,12 @@ fn pause(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
         Some(word) if eq_ignore_case(word, "WRITE") => true,
         Some(_) => return Err(CommandError::Static("ERR CLIENT PAUSE mode must be WRITE or ALL")),
     };
+    // A pause that is there is not made shorter or less strict.
+    let (paused, all) = ctx.server.paused();
     let pause = &ctx.server.pause;
-    pause.writes_only.store(writes_only, Ordering::Release);
-    pause.until_ms.store(clock::unix_ms().saturating_add(ms), Ordering::Release);
+    pause.writes_only.store(writes_only && !all, Ordering::Release);
+    let (until, before) = (clock::unix_ms().saturating_add(ms), pause.until_ms.load(Ordering::Acquire));
+    pause.until_ms.store(if paused { until.max(before) } else { until }, Ordering::Release);
     ctx.session.out.ok();
     Ok(())
 }

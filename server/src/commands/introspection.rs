@@ -1,22 +1,29 @@
-//! What the server tells: INFO, COMMAND, MEMORY.
+//! What the server tells: INFO, MEMORY.
+
+use std::sync::atomic::Ordering;
 
 use engine::CommandError;
-use engine::command::{ACL_NAMES, Acl, FLAG_NAMES, Flags, Keys, Spec};
-use engine::parse::eq_ignore_case;
-use resp::Encoder;
+use engine::Spec;
+use engine::command::{Acl, Flags, Keys};
 
 use super::{ServerCtx, family, unknown_subcommand};
 use crate::dispatch::Next;
 use crate::info;
-use crate::registry::Registry;
 
 const FLAGS: Flags = Flags::LOADING.union(Flags::STALE).union(Flags::AWAITING);
 
 family! { Server;
     "info" info_command(-1, FLAGS, Acl::DANGEROUS) "1.0.0" "Returns information and statistics about the server." "[section [section ...]]";
-    "command" command(-1, FLAGS, Acl::CONNECTION) "2.8.13" "Returns detailed information about all commands." "[subcommand [argument [argument ...]]]";
-    "memory" memory(-2, Flags::READONLY, Acl::empty(), Keys::Range { first: 2, last: 2, step: 1 }) "4.0.0" "A container for memory diagnostics commands." "subcommand [argument [argument ...]]";
+    "memory" memory(-2, Flags::empty(), Acl::empty()) "4.0.0" "A container for memory diagnostics commands." "" => MEMORY;
 }
+
+const MEMORY: &[Spec] = engine::subcommands! { Server, Acl::empty();
+    "doctor"(2, Keys::None, Flags::empty(), Acl::empty()) "4.0.0" "O(1)" "Outputs a memory problems report." "";
+    "malloc-stats"(2, Keys::None, Flags::empty(), Acl::empty()) "4.0.0" "Depends on how much memory is allocated, could be slow" "Returns the allocator statistics." "";
+    "purge"(2, Keys::None, Flags::empty(), Acl::empty()) "4.0.0" "Depends on how much memory is allocated, could be slow" "Asks the allocator to release memory." "";
+    "stats"(2, Keys::None, Flags::empty(), Acl::empty()) "4.0.0" "O(1)" "Returns details about memory usage." "";
+    "usage"(-3, Keys::Range { first: 2, last: 2, step: 1 }, Flags::READONLY, Acl::empty()) "4.0.0" "O(N) where N is the number of samples." "Estimates the memory usage of a key." "key [SAMPLES count]";
+};
 
 fn info_command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     let sections: Vec<String> =
@@ -24,121 +31,6 @@ fn info_command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     let text = info::text(ctx.server, ctx.settings, &sections);
     ctx.session.out.verbatim("txt", text.as_bytes());
     Ok(Next::Continue)
-}
-
-/// The six classic fields of COMMAND INFO, then categories, tips, key specifications and subcommands.
-fn describe(out: &mut Encoder, spec: &Spec) {
-    out.array(10);
-    out.bulk(spec.name.as_bytes());
-    out.int(i64::from(spec.arity));
-    let flags: Vec<_> = FLAG_NAMES.iter().filter(|(flag, _)| spec.flags.contains(*flag)).collect();
-    let movable = matches!(spec.keys, Keys::Counted { .. } | Keys::Fn(_));
-    out.set(flags.len() + usize::from(movable));
-    flags.iter().for_each(|(_, name)| out.simple(name));
-    if movable {
-        out.simple("movablekeys");
-    }
-    let (first, last, step) = match spec.keys {
-        Keys::Range { first, last, step } => (first.into(), last.into(), step.into()),
-        Keys::Counted { extra, .. } if extra > 0 => (extra.into(), extra.into(), 1),
-        Keys::None | Keys::Counted { .. } | Keys::Fn(_) => (0, 0, 0),
-    };
-    [first, last, step].into_iter().for_each(|n| out.int(n));
-    let acl = spec.acl_all();
-    let names: Vec<_> = ACL_NAMES.iter().filter(|(category, _)| acl.contains(*category)).collect();
-    out.set(names.len());
-    names.iter().for_each(|(_, name)| out.simple(&format!("@{name}")));
-    out.array(0);
-    out.array(0);
-    out.array(0);
-}
-
-fn docs(out: &mut Encoder, spec: &Spec) {
-    out.bulk(spec.name.as_bytes());
-    let fields = [
-        ("summary", spec.summary),
-        ("since", spec.since),
-        ("group", spec.group.name()),
-        ("complexity", spec.complexity),
-        ("syntax", spec.syntax),
-    ];
-    out.map(fields.len());
-    for (name, value) in fields {
-        out.bulk(name.as_bytes());
-        out.bulk(value.as_bytes());
-    }
-}
-
-fn command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    let registry = Registry::get();
-    let out = &mut ctx.session.out;
-    let word = ctx.args.get(1).map(<[u8]>::to_ascii_lowercase);
-    match (word.as_deref(), ctx.args.len()) {
-        (None, _) | (Some(b"info"), 2) => {
-            out.array(registry.entries().len());
-            registry.entries().iter().for_each(|e| describe(out, e.spec));
-        }
-        (Some(b"count"), 2) => out.len_int(registry.entries().len()),
-        (Some(b"info"), _) => {
-            out.array(ctx.args.len() - 2);
-            for name in ctx.args.skip(2).iter() {
-                match registry.find(name) {
-                    Some(entry) => describe(out, entry.spec),
-                    None => out.null_array(),
-                }
-            }
-        }
-        (Some(b"docs"), 2) => {
-            out.map(registry.entries().len());
-            registry.entries().iter().for_each(|e| docs(out, e.spec));
-        }
-        (Some(b"docs"), _) => {
-            let found: Vec<_> = ctx.args.skip(2).iter().filter_map(|name| registry.find(name)).collect();
-            out.map(found.len());
-            found.iter().for_each(|e| docs(out, e.spec));
-        }
-        (Some(b"getkeys"), 2 | 3) => return Err(CommandError::Arity("command|getkeys".into())),
-        (Some(b"getkeys"), _) => {
-            let args = ctx.args.skip(2);
-            let entry = registry.find(args.at(0)).ok_or(CommandError::Static("ERR Invalid command specified"))?;
-            if !entry.spec.arity_ok(args.len()) {
-                return Err(CommandError::Static("ERR Invalid number of arguments specified for command"));
-            }
-            let keys: Vec<_> = entry.spec.key_positions(args).iter().filter_map(|i| args.get(i)).collect();
-            if keys.is_empty() {
-                return Err(CommandError::Static("ERR The command has no key arguments"));
-            }
-            out.array(keys.len());
-            keys.iter().for_each(|key| out.bulk(key));
-        }
-        (Some(b"list"), n) => {
-            let names: Vec<&str> = registry
-                .entries()
-                .iter()
-                .map(|e| e.spec)
-                .filter(|spec| match n {
-                    2 => true,
-                    _ => filter(spec, ctx.args.at(3), ctx.args.get(4).unwrap_or_default()),
-                })
-                .map(|spec| spec.name)
-                .collect();
-            if n != 2 && (n != 5 || !eq_ignore_case(ctx.args.at(2), "FILTERBY")) {
-                return Err(CommandError::Syntax);
-            }
-            out.set(names.len());
-            names.iter().for_each(|name| out.bulk(name.as_bytes()));
-        }
-        _ => return Err(unknown_subcommand(ctx.args)),
-    }
-    Ok(Next::Continue)
-}
-
-fn filter(spec: &Spec, by: &[u8], what: &[u8]) -> bool {
-    match by.to_ascii_lowercase().as_slice() {
-        b"aclcat" => ACL_NAMES.iter().any(|(c, name)| eq_ignore_case(what, name) && spec.acl_all().contains(*c)),
-        b"pattern" => engine::glob::matches_ignore_case(what, spec.name.as_bytes()),
-        _ => false,
-    }
 }
 
 fn memory(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
@@ -172,8 +64,47 @@ fn memory(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             let text = "Sam, I can't find any memory issue in your instance. I can only account for what occurs on this base.\n";
             ctx.session.out.verbatim("txt", text.as_bytes());
         }
+        (b"malloc-stats", 2) => {
+            let (used, resident) = info::memory_used();
+            let text = format!("Allocated: {used}, active: {used}, resident: {resident}\n");
+            ctx.session.out.verbatim("txt", text.as_bytes());
+        }
+        (b"stats", 2) => memory_stats(ctx),
         (b"purge", 2) => ctx.session.out.ok(),
         _ => return Err(unknown_subcommand(ctx.args)),
     }
     Ok(Next::Continue)
+}
+
+fn memory_stats(ctx: &mut ServerCtx<'_>) {
+    let (used, resident) = info::memory_used();
+    let keys = ctx.server.keyspace.len();
+    let backlog = ctx.server.repl.log.lock().log.held() as usize;
+    let clients: usize = ctx
+        .server
+        .clients
+        .list()
+        .iter()
+        .map(|c| [&c.input, &c.input_free, &c.output].iter().map(|n| n.load(Ordering::Relaxed)).sum::<usize>())
+        .sum();
+    let overhead = backlog + clients + ctx.server.keyspace.snapshot_side_bytes();
+    let dataset = used.saturating_sub(overhead);
+    let numbers = [
+        ("total.allocated", used),
+        ("replication.backlog", backlog),
+        ("clients.normal", clients),
+        ("overhead.total", overhead),
+        ("keys.count", keys),
+        ("keys.bytes-per-key", dataset / keys.max(1)),
+        ("dataset.bytes", dataset),
+        ("allocator.resident", resident),
+    ];
+    let out = &mut ctx.session.out;
+    out.map(numbers.len() + 1);
+    for (name, n) in numbers {
+        out.bulk(name.as_bytes());
+        out.len_int(n);
+    }
+    out.bulk(b"fragmentation");
+    out.double(resident as f64 / used.max(1) as f64);
 }

@@ -4,15 +4,17 @@ mod config;
 mod connection;
 mod debug;
 mod introspection;
+mod metadata;
 mod replication;
 mod server;
+mod syntax;
 
 use engine::CommandError;
-use resp::Args;
+use resp::{Args, Encoder};
 
 use crate::config::Settings;
 use crate::dispatch::{Next, Session};
-use crate::registry::ServerCommand;
+use crate::registry::{Registry, ServerCommand};
 use crate::state::Server;
 
 /// One call of a server command.
@@ -29,11 +31,11 @@ pub type Run = fn(&mut ServerCtx<'_>) -> Result<Next, CommandError>;
 
 /// Every command of the server, by family.
 pub static FAMILIES: &[&[ServerCommand]] =
-    &[connection::COMMANDS, server::COMMANDS, introspection::COMMANDS, debug::COMMANDS, replication::COMMANDS];
+    &[connection::COMMANDS, server::COMMANDS, introspection::COMMANDS, metadata::COMMANDS, debug::COMMANDS, replication::COMMANDS];
 
 /// A family's table, as in the engine: `"name" function(arity, flags, ACL categories) since summary syntax;`.
 macro_rules! family {
-    ($group:ident; $($name:literal $run:ident($arity:literal, $flags:expr, $acl:expr $(, $keys:expr)?) $since:literal $summary:literal $syntax:literal;)*) => {
+    ($group:ident; $($name:literal $run:ident($arity:literal, $flags:expr, $acl:expr $(, $keys:expr)?) $since:literal $summary:literal $syntax:literal $(=> $subcommands:expr)?;)*) => {
         pub(super) const COMMANDS: &[$crate::registry::ServerCommand] = &[$($crate::registry::ServerCommand {
             spec: engine::command::Spec {
                 name: $name,
@@ -45,6 +47,7 @@ macro_rules! family {
                 acl: $acl,
                 syntax: $syntax,
                 $(keys: $keys,)?
+                $(subcommands: $subcommands,)?
                 ..engine::command::Spec::DEFAULT
             },
             run: $run,
@@ -54,15 +57,20 @@ macro_rules! family {
 use family;
 
 /// `ERR unknown subcommand …`, as every container command says it.
-fn unknown_subcommand(args: Args<'_>) -> CommandError {
+pub(crate) fn unknown_subcommand(args: Args<'_>) -> CommandError {
     let name = String::from_utf8_lossy(args.at(0)).to_uppercase();
     let sub = String::from_utf8_lossy(args.at(1)).into_owned();
     CommandError::text(format!("ERR unknown subcommand '{sub}'. Try {name} HELP."))
 }
 
-/// Replies lines of help.
-fn help(ctx: &mut ServerCtx<'_>, lines: &[&str]) -> Result<Next, CommandError> {
-    ctx.session.out.array(lines.len());
-    lines.iter().for_each(|line| ctx.session.out.simple(line));
-    Ok(Next::Continue)
+/// A container's HELP, from its table.
+pub(crate) fn help(out: &mut Encoder, container: &[u8]) {
+    let subcommands = Registry::get().find(container).map_or(&[][..], |e| e.spec.subcommands);
+    out.array(1 + 2 * subcommands.len());
+    let name = String::from_utf8_lossy(container).to_uppercase();
+    out.simple(&format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+    for spec in subcommands {
+        out.simple(format!("{} {}", spec.name.to_uppercase(), spec.syntax).trim_end());
+        out.simple(&format!("    {}", spec.summary));
+    }
 }

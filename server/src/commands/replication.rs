@@ -16,13 +16,13 @@ const ADMIN: Flags = Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::STALE);
 const LINK: Flags = ADMIN.union(Flags::LOADING).union(Flags::AWAITING);
 
 family! { Server;
-    "replicaof" replicaof(3, ADMIN, Acl::empty()) "5.0.0" "Configures a server as replica of another, or promotes it to a master." "<host port | NO ONE>";
-    "slaveof" replicaof(3, ADMIN, Acl::empty()) "1.0.0" "Sets a Redis server as a replica of another, or promotes it to being a master." "<host port | NO ONE>";
+    "replicaof" replicaof(3, ADMIN.union(Flags::NO_ASYNC_LOADING), Acl::empty()) "5.0.0" "Configures a server as replica of another, or promotes it to a master." "<host port | NO ONE>";
+    "slaveof" replicaof(3, ADMIN.union(Flags::NO_ASYNC_LOADING), Acl::empty()) "1.0.0" "Sets a Redis server as a replica of another, or promotes it to being a master." "<host port | NO ONE>";
     "failover" failover(-1, ADMIN, Acl::empty()) "6.2.0" "Starts a coordinated failover from a server to one of its replicas." "[TO host port [FORCE]] [ABORT] [TIMEOUT milliseconds]";
     "role" role(1, Flags::NOSCRIPT.union(Flags::LOADING).union(Flags::STALE).union(Flags::FAST).union(Flags::AWAITING), Acl::ADMIN.union(Acl::DANGEROUS)) "2.8.12" "Returns the replication role." "";
-    "replconf" replconf(-1, LINK, Acl::empty()) "3.0.0" "An internal command for configuring the replication stream." "[option value [option value ...]]";
-    "psync" psync(-3, LINK.union(Flags::NO_MULTI), Acl::empty()) "2.8.0" "An internal command used in replication." "replicationid offset";
-    "sync" sync(1, LINK.union(Flags::NO_MULTI), Acl::empty()) "1.0.0" "An internal command used in replication." "";
+    "replconf" replconf(-1, LINK.union(Flags::ALLOW_BUSY), Acl::empty()) "3.0.0" "An internal command for configuring the replication stream." "[option value [option value ...]]";
+    "psync" psync(-3, LINK.union(Flags::NO_MULTI).union(Flags::NO_ASYNC_LOADING), Acl::empty()) "2.8.0" "An internal command used in replication." "replicationid offset";
+    "sync" sync(1, LINK.union(Flags::NO_MULTI).union(Flags::NO_ASYNC_LOADING), Acl::empty()) "1.0.0" "An internal command used in replication." "";
     "wait" wait(3, Flags::BLOCKING, Acl::CONNECTION) "3.0.0" "Blocks until the asynchronous replication of all preceding write commands sent by the connection is completed." "numreplicas timeout";
     "replicated" managed_command(-2, LINK, Acl::empty()) "7.2.4" "Orders of the operator to a managed instance." "subcommand [argument [argument ...]]";
 }

@@ -11,6 +11,7 @@ use engine::keyspace::Locked;
 use super::{Origin, Session};
 use crate::clock;
 use crate::config::Settings;
+use crate::latency;
 use crate::registry::Entry;
 use crate::state::Server;
 
@@ -68,6 +69,8 @@ pub struct Batch<'s> {
     unix_minus_now_ms: u64,
     held: Option<(usize, Locked<'s>)>,
     counted: Option<(&'static Entry, u64, u64)>,
+    /// Durations of the counted ones, by bucket.
+    spread: [u8; latency::BUCKETS],
     changes: u64,
 }
 
@@ -75,7 +78,7 @@ impl<'s> Batch<'s> {
     pub fn new(server: &'s Server, settings: &'s Settings) -> Self {
         let now_ns = clock::monotonic_ns();
         let unix_minus_now_ms = clock::unix_ms().wrapping_sub(now_ns / 1_000_000);
-        Self { server, settings, now_ns, unix_minus_now_ms, held: None, counted: None, changes: 0 }
+        Self { server, settings, now_ns, unix_minus_now_ms, held: None, counted: None, spread: [0; latency::BUCKETS], changes: 0 }
     }
 
     /// Monotonic ms, as it was between the last command and this one.
@@ -167,7 +170,7 @@ impl<'s> Batch<'s> {
         let now_ns = clock::monotonic_ns();
         let nanos = now_ns.saturating_sub(std::mem::replace(&mut self.now_ns, now_ns));
         match &mut self.counted {
-            Some((counted, calls, sum)) if std::ptr::eq(*counted, entry) => {
+            Some((counted, calls, sum)) if std::ptr::eq(*counted, entry) && *calls < u64::from(u8::MAX) => {
                 *calls += 1;
                 *sum += nanos;
             }
@@ -176,12 +179,17 @@ impl<'s> Batch<'s> {
                 self.counted = Some((entry, 1, nanos));
             }
         }
+        self.spread[latency::bucket(nanos)] += 1;
         nanos
     }
 
     pub(super) fn settle_count(&mut self) {
         if let Some((entry, calls, nanos)) = self.counted.take() {
             entry.stats.add(calls, nanos);
+            if self.settings.latency_tracking {
+                entry.stats.durations.add(&self.spread);
+            }
+            self.spread = [0; latency::BUCKETS];
         }
     }
 

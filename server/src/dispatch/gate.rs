@@ -42,7 +42,8 @@ pub(super) fn gate(batch: &Batch<'_>, session: &Session, entry: &Entry, args: Ar
     if server.pause.until_ms.load(Ordering::Relaxed) != 0 {
         let (writes, all) = server.paused();
         let exempt =
-            flags.contains(Flags::ADMIN) || ["client", "replconf", "auth", "hello", "ping"].contains(&entry.spec.name);
+            flags.contains(Flags::ADMIN) || ["replconf", "auth", "hello", "ping"].contains(&entry.spec.name)
+                || entry.name.starts_with("client|");
         let may_replicate = write || flags.contains(Flags::MAY_REPLICATE);
         if ((all && !exempt) || (writes && may_replicate)) && !args.is_empty() {
             return Err(Gate::Paused);
@@ -52,7 +53,7 @@ pub(super) fn gate(batch: &Batch<'_>, session: &Session, entry: &Entry, args: Ar
 }
 
 pub(super) fn is_write(args: Args<'_>) -> bool {
-    Registry::get().find(args.at(0)).is_some_and(|e| e.spec.flags.contains(Flags::WRITE))
+    Registry::get().resolve(args).is_some_and(|e| e.spec.flags.contains(Flags::WRITE))
 }
 
 fn queued_writes(session: &Session) -> bool {

@@ -25,7 +25,7 @@ pub use batch::Batch;
 
 use crate::clients::Client;
 use crate::clock;
-use crate::commands::ServerCtx;
+use crate::commands::{self, ServerCtx, unknown_subcommand};
 use crate::config::{PropagationErrors, Settings};
 use crate::registry::{Entry, Handler, Registry};
 use crate::state::{Server, SlowEntry, random_u64};
@@ -52,6 +52,8 @@ pub enum Next {
     Shutdown {
         failures: u64,
     },
+    /// More replies wait than the client may have.
+    OverLimit,
     /// Neither this call nor the next is answered.
     SkipReply,
     /// The command must wait until a pause is over and then be run again.
@@ -94,6 +96,8 @@ pub struct Session {
     /// CLIENT REPLY: whether replies are sent, and whether the next one is dropped.
     pub reply_off: bool,
     pub reply_skip: bool,
+    /// Number of the last command in the registry.
+    pub last: u32,
     /// Log offset behind this connection's last write.
     pub write_offset: u64,
     /// Effects of the present batch that are not in the log yet.
@@ -117,6 +121,7 @@ impl Session {
             replica: ReplicaInfo::default(),
             reply_off: false,
             reply_skip: false,
+            last: u32::MAX,
             write_offset: 0,
             waiting: Waiting::default(),
             scratch: Vec::new(),
@@ -130,11 +135,14 @@ impl Session {
     /// Back to what it was when it connected.
     pub fn reset(&mut self, server: &Server) {
         self.multi = None;
+        self.client.queued.store(-1, Ordering::Relaxed);
         self.unwatch(server);
         self.db = 0;
         self.out.set_protocol(resp::Protocol::Resp2);
         self.reply_off = false;
         self.reply_skip = false;
+        self.client.no_evict.store(false, Ordering::Relaxed);
+        self.client.no_touch.store(false, Ordering::Relaxed);
         self.authenticated = server.settings().requirepass.is_empty();
     }
 
@@ -189,12 +197,20 @@ fn execute_inner(
     let Some(entry) = Registry::get().find(args.at(0)) else {
         return reject(server, session, None, unknown(args));
     };
+    let entry = match (entry.subcommands.is_empty(), args.get(1)) {
+        (true, _) | (_, None) => entry,
+        (false, Some(word)) => match entry.subcommand(word) {
+            Some(subcommand) => subcommand,
+            None => return reject(server, session, None, unknown_subcommand(args)),
+        },
+    };
     let spec = entry.spec;
+    session.last = entry.number;
     if !spec.arity_ok(args.len()) {
-        let error = CommandError::Arity(spec.name.into());
+        let error = CommandError::Arity(entry.name.clone());
         if spec.name == "exec" {
             session.multi = None;
-            session.client.in_multi.store(false, Ordering::Relaxed);
+            session.client.queued.store(-1, Ordering::Relaxed);
             batch.release(session);
             session.unwatch(server);
             let text = error.to_string();
@@ -223,10 +239,15 @@ fn execute_inner(
             return reject(server, session, Some(entry), error);
         }
         multi.queue.push(args.to_owned());
+        session.client.queued.store(multi.queue.len() as i64, Ordering::Relaxed);
         session.out.simple("QUEUED");
         return Next::Continue;
     }
     let next = match entry.handler {
+        _ if spec.name == "help" => {
+            commands::help(&mut session.out, args.at(0));
+            Next::Continue
+        }
         Handler::Engine(_) => {
             run_engine(batch, session, entry, args, raw, hash);
             Next::Continue
@@ -252,6 +273,11 @@ fn finish(batch: &mut Batch<'_>, session: &Session, entry: &'static Entry, args:
     if slower >= 0 && micros >= slower as u64 && !entry.spec.flags.contains(Flags::SKIP_SLOWLOG) {
         note_slow(batch.server, batch.settings, session, args, micros);
     }
+    let threshold = batch.settings.latency_monitor_threshold as u64;
+    if threshold > 0 && micros >= threshold * 1000 {
+        let event = if entry.spec.flags.contains(Flags::FAST) { "fast-command" } else { "command" };
+        batch.server.latency.note(event, clock::unix_ms() / 1000, micros / 1000);
+    }
 }
 
 #[cold]
@@ -261,13 +287,28 @@ fn note_slow(server: &Server, settings: &Settings, session: &Session, args: Args
         id: log.next_id,
         at_s: clock::unix_ms() / 1000,
         micros,
-        args: args.iter().take(32).map(|a| a[..a.len().min(128)].to_vec()).collect(),
+        args: shortened(args),
         addr: session.client.addr.clone(),
         name: session.client.text.lock().name.clone(),
     };
     log.next_id += 1;
     log.entries.push_front(entry);
     log.entries.truncate(settings.slowlog_max_len as usize);
+}
+
+/// At most 32 arguments of at most 128 bytes; what was left out is said.
+fn shortened(args: Args<'_>) -> Vec<Vec<u8>> {
+    const ARGS: usize = 32;
+    const BYTES: usize = 128;
+    let shown = if args.len() > ARGS { ARGS - 1 } else { args.len() };
+    let mut out: Vec<Vec<u8>> = args.iter().take(shown).map(|arg| arg[..arg.len().min(BYTES)].to_vec()).collect();
+    for (short, arg) in out.iter_mut().zip(args.iter()).filter(|(_, arg)| arg.len() > BYTES) {
+        short.extend_from_slice(format!("... ({} more bytes)", arg.len() - BYTES).as_bytes());
+    }
+    if shown < args.len() {
+        out.push(format!("... ({} more arguments)", args.len() - shown).into_bytes());
+    }
+    out
 }
 
 #[cold]
@@ -325,7 +366,7 @@ fn expired_keys(batch: &Batch<'_>, origin: Origin) -> ExpiredKeys {
     match origin {
         Origin::Master => ExpiredKeys::Keep,
         Origin::Client if repl.is_replica() => ExpiredKeys::Hide,
-        Origin::Client if repl.writes_held() => ExpiredKeys::Hide,
+        Origin::Client if repl.writes_held() || batch.server.paused().0 => ExpiredKeys::Hide,
         // A master that may not write adds nothing to its history, deletions included.
         Origin::Client if repl.managed && !repl.leads(batch.now_ms()) => ExpiredKeys::Hide,
         Origin::Client => ExpiredKeys::Delete,
@@ -385,6 +426,9 @@ fn run_locked(
     let mut keys = KeysView::new(&batch.server.keyspace, locked, limits, session.db, expired, now_ms);
     if let (Some(hash), Some(key)) = (hash, args.get(1)) {
         keys.hint_hash(key, hash);
+    }
+    if session.client.no_touch.load(Ordering::Relaxed) && entry.spec.name != "touch" {
+        keys.leave_access_times();
     }
     session.effects.begin();
     let db = session.db;
@@ -450,6 +494,7 @@ fn run_server(
 ) -> Next {
     let start = session.out.len();
     let (server, settings) = (batch.server, batch.settings);
+    session.client.last.store(entry.number, Ordering::Relaxed);
     let mut ctx = ServerCtx { server, settings, session, args };
     match run(&mut ctx) {
         Ok(next) => next,

@@ -9,6 +9,7 @@ use smallvec::SmallVec;
 
 use super::gate::is_write;
 use super::{Batch, NOT_WRITABLE, Next, Origin, Session, finish, reject, run_locked, run_server};
+use crate::commands;
 use crate::registry::{Handler, Registry};
 
 /// Commands that wait for EXEC.
@@ -26,14 +27,14 @@ pub(super) fn transaction(batch: &mut Batch<'_>, session: &mut Session, name: &s
             Some(_) => Err("ERR MULTI calls can not be nested"),
             None => {
                 session.multi = Some(Multi::default());
-                session.client.in_multi.store(true, Ordering::Relaxed);
+                session.client.queued.store(0, Ordering::Relaxed);
                 session.out.ok();
                 Ok(())
             }
         },
         "discard" => match session.multi.take() {
             Some(_) => {
-                session.client.in_multi.store(false, Ordering::Relaxed);
+                session.client.queued.store(-1, Ordering::Relaxed);
                 session.unwatch(server);
                 session.out.ok();
                 Ok(())
@@ -59,7 +60,7 @@ pub(super) fn transaction(batch: &mut Batch<'_>, session: &mut Session, name: &s
         }
         _ => match session.multi.take() {
             Some(multi) => {
-                session.client.in_multi.store(false, Ordering::Relaxed);
+                session.client.queued.store(-1, Ordering::Relaxed);
                 return exec(batch, session, multi);
             }
             None => Err("ERR EXEC without MULTI"),
@@ -70,6 +71,7 @@ pub(super) fn transaction(batch: &mut Batch<'_>, session: &mut Session, name: &s
             multi.failed |= name != "multi" && name != "watch";
         }
         session.out.error(text);
+        Registry::get().find(args.at(0)).into_iter().for_each(|e| _ = e.stats.failed.fetch_add(1, Ordering::Relaxed));
         server.stats.count_error(text);
     }
     Next::Continue
@@ -82,6 +84,7 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
         session.unwatch(server);
         let text = "EXECABORT Transaction discarded because of previous errors.";
         session.out.error(text);
+        Registry::get().find(b"exec").into_iter().for_each(|e| _ = e.stats.failed.fetch_add(1, Ordering::Relaxed));
         server.stats.count_error(text);
         return Next::Continue;
     }
@@ -90,7 +93,7 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
     let mut shards: SmallVec<[usize; 8]> = SmallVec::new();
     for args in &multi.queue {
         let args = args.as_args();
-        let Some(entry) = registry.find(args.at(0)) else { continue };
+        let Some(entry) = registry.resolve(args) else { continue };
         flags |= entry.spec.flags & Flags::ALL_SHARDS;
         // COPY and MOVE touch one key in two databases: the shard is the same.
         let keys = entry.spec.key_positions(args).iter().filter_map(|i| args.get(i));
@@ -123,8 +126,12 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
     let mut changes = 0;
     for args in &multi.queue {
         let args = args.as_args();
-        let Some(entry) = registry.find(args.at(0)) else { continue };
+        let Some(entry) = registry.resolve(args) else { continue };
         match (entry.handler, locked.take()) {
+            (_, held) if entry.spec.name == "help" => {
+                commands::help(&mut session.out, args.at(0));
+                locked = held;
+            }
             (Handler::Engine(_), Some(mut held)) => {
                 changes += run_locked(batch, session, entry, args, None, None, &mut held);
                 locked = Some(held);

@@ -8,6 +8,7 @@ mod listen;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,8 +19,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
 
+use crate::clients::Client;
 use crate::clock;
-use crate::config::Settings;
+use crate::config::{OutputLimit, Settings};
 use crate::dispatch::{Batch, Next, Origin, Session, execute};
 use crate::repl;
 use crate::state::Server;
@@ -97,10 +99,10 @@ fn worker(server: &Arc<Server>, mut incoming: mpsc::Receiver<Incoming>) {
 
 async fn connection<S>(server: Arc<Server>, stream: S, peer: String, local: String)
 where
-    S: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + AsRawFd + Unpin,
 {
     server.stats.connections.fetch_add(1, Ordering::Relaxed);
-    let client = server.clients.add(peer, local);
+    let client = server.clients.add(peer, local, stream.as_raw_fd());
     let open = server.settings().requirepass.is_empty();
     let mut connection = Connection {
         session: Session::new(client, Origin::Client, open),
@@ -260,10 +262,18 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     end = Batched::Psync(id, next, sync);
                     break;
                 }
+                Next::OverLimit => {
+                    self.over_limit();
+                    end = Batched::Close;
+                    self.session.out.truncate(0);
+                    break;
+                }
                 Next::Shutdown { failures } => self.shutdown_failed(failures).await?,
                 Next::Wait { replicas, offset, timeout_ms } => {
-                    let n = self.wait(replicas, offset, timeout_ms).await?;
-                    self.session.out.len_int(n);
+                    match self.wait(replicas, offset, timeout_ms).await? {
+                        Some(n) => self.session.out.len_int(n),
+                        None => self.session.out.error("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
+                    }
                 }
             }
         }
@@ -280,6 +290,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn run_some(&mut self, at: &mut usize, settings: &Settings) -> Next {
         let mut batch = Batch::new(&self.server, settings);
         let mut next = Next::Continue;
+        let hard = settings.client_output_buffer_limit.normal.hard;
+        let client = &self.session.client;
+        client.input.store(self.input.len() - self.frames.first().map_or(0, |f| f.start), Ordering::Relaxed);
+        client.input_free.store(self.input.capacity() - self.input.len(), Ordering::Relaxed);
         while let (Next::Continue, Some(frame)) = (&next, self.frames.get(*at)) {
             let bytes = &self.input[frame.start..frame.start + frame.len];
             let (args, raw) = match &frame.inline {
@@ -290,9 +304,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 let hash = raw.is_some().then(|| self.hashes[*at]);
                 next = execute(&mut batch, &mut self.session, args, raw, hash);
             }
+            if hard > 0 && self.session.out.len() as u64 > hard {
+                next = Next::OverLimit;
+            }
             *at += usize::from(!matches!(next, Next::Paused));
         }
-        self.session.client.last_ms.store(batch.unix_ms(), Ordering::Relaxed);
+        let client = &self.session.client;
+        client.last_ms.store(batch.unix_ms(), Ordering::Relaxed);
+        client.last.store(self.session.last, Ordering::Relaxed);
+        client.input.store(0, Ordering::Relaxed);
         batch.end(&mut self.session);
         next
     }
@@ -329,8 +349,29 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         let out = self.session.out.buffer_mut();
         if !out.is_empty() {
             self.server.stats.output_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
-            self.stream.write_all(out).await?;
-            self.stream.flush().await?;
+            // What fits into a socket's buffer is taken in any case.
+            let soft = if out.len() > READ { self.server.settings().client_output_buffer_limit.normal } else { OutputLimit::default() };
+            let waits = if soft.soft > 0 && out.len() as u64 > soft.soft && soft.seconds > 0 {
+                Duration::from_secs(soft.seconds)
+            } else {
+                Duration::MAX
+            };
+            self.session.client.output.store(out.len(), Ordering::Relaxed);
+            let sent = async {
+                self.stream.write_all(out).await?;
+                self.stream.flush().await
+            };
+            // Above the soft limit a client has its time to take what was asked for.
+            let sent = if waits == Duration::MAX { Ok(sent.await) } else { tokio::time::timeout(waits, sent).await };
+            self.session.client.output.store(0, Ordering::Relaxed);
+            let out = self.session.out.buffer_mut();
+            match sent {
+                Ok(sent) => sent?,
+                Err(_) => {
+                    self.over_limit();
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
             out.clear();
             if out.capacity() > KEEP {
                 *out = Vec::new();
@@ -339,9 +380,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
+    /// The client does not read what it asked for: `client-output-buffer-limit`.
+    fn over_limit(&self) {
+        self.server.stats.output_limit_disconnections.fetch_add(1, Ordering::Relaxed);
+        let line = self.session.client.line();
+        tracing::warn!("Client {line} closed for overcoming of output buffer limits.");
+    }
+
     /// Waits until CLIENT PAUSE is over. What has been answered goes out first.
     async fn pause_over(&mut self) -> io::Result<()> {
         self.flush().await?;
+        let _blocked = Blocked::new(&self.server, &self.session.client);
         let changed = self.server.pause.changed.notified();
         let _ = tokio::time::timeout(Duration::from_millis(20), changed).await;
         if self.session.client.killed.load(Ordering::Acquire) {
@@ -353,6 +402,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Until the process has ended, or cannot end.
     async fn shutdown_failed(&mut self, failures: u64) -> io::Result<()> {
         self.flush().await?;
+        let blocked = Blocked::new(&self.server, &self.session.client);
         let shutdown = &self.server.shutdown;
         loop {
             let failed = shutdown.failed.notified();
@@ -367,13 +417,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
         }
+        drop(blocked);
         self.session.out.error("ERR Errors trying to SHUTDOWN. Check logs.");
         Ok(())
     }
 
-    async fn wait(&mut self, replicas: usize, offset: u64, timeout_ms: u64) -> io::Result<usize> {
+    async fn wait(&mut self, replicas: usize, offset: u64, timeout_ms: u64) -> io::Result<Option<usize>> {
         self.flush().await?;
         let server = Arc::clone(&self.server);
+        let client = Arc::clone(&self.session.client);
+        let _blocked = Blocked::new(&server, &client);
         let begun = clock::monotonic_ms();
         if server.repl.holding(offset) < replicas {
             server.repl.append_getack();
@@ -383,14 +436,43 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             let n = server.repl.holding(offset);
             let over = timeout_ms > 0 && clock::monotonic_ms() - begun >= timeout_ms;
             if n >= replicas || over || server.repl.is_replica() {
-                return Ok(n);
+                return Ok(Some(n));
+            }
+            match client.unblock.swap(0, Ordering::AcqRel) {
+                0 => {}
+                1 => return Ok(Some(n)),
+                _ => return Ok(None),
             }
             if self.session.client.killed.load(Ordering::Acquire) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             let left = if timeout_ms == 0 { 100 } else { (begun + timeout_ms).saturating_sub(clock::monotonic_ms()) };
-            let _ = tokio::time::timeout(Duration::from_millis(left.clamp(1, 100)), acked).await;
+            tokio::select! {
+                _ = tokio::time::timeout(Duration::from_millis(left.clamp(1, 100)), acked) => {}
+                () = client.wake.notified() => {}
+            }
         }
+    }
+}
+
+/// A client that waits, as INFO and CLIENT LIST show it.
+struct Blocked<'a> {
+    server: &'a Server,
+    client: &'a Client,
+}
+
+impl<'a> Blocked<'a> {
+    fn new(server: &'a Server, client: &'a Client) -> Self {
+        server.stats.blocked.fetch_add(1, Ordering::Relaxed);
+        client.blocked.store(true, Ordering::Release);
+        Self { server, client }
+    }
+}
+
+impl Drop for Blocked<'_> {
+    fn drop(&mut self) {
+        self.server.stats.blocked.fetch_sub(1, Ordering::Relaxed);
+        self.client.blocked.store(false, Ordering::Release);
     }
 }
 

@@ -361,7 +361,7 @@ impl Link<'_> {
     /// Runs the stream.
     async fn apply(&mut self, stream_db: usize) -> Result<(), LinkError> {
         let server = Arc::clone(self.server);
-        let client = server.clients.add(format!("{}:{}", self.target.host, self.target.port), String::new());
+        let client = server.clients.add(format!("{}:{}", self.target.host, self.target.port), String::new(), -1);
         client.set_kind(Kind::Master);
         let mut session = Session::new(client, Origin::Master, true);
         session.db = stream_db;
@@ -478,7 +478,7 @@ impl Link<'_> {
 /// Removes all keys.
 fn flush(server: &Server) {
     let settings = server.settings();
-    let mut session = Session::new(server.clients.add(String::new(), String::new()), Origin::Master, true);
+    let mut session = Session::new(server.clients.add(String::new(), String::new(), -1), Origin::Master, true);
     let args = OwnedArgs::from_iter([&b"FLUSHALL"[..]]);
     execute_alone(server, &settings, &mut session, args.as_args());
     server.clients.remove(session.client.id);

@@ -25,7 +25,7 @@ family! { Generic, Acl::KEYSPACE;
     "expiretime" expiretime(2, Keys::ONE, RF) "7.0.0" "O(1)" "Returns the expiration time of a key as a Unix timestamp." "key";
     "pexpiretime" pexpiretime(2, Keys::ONE, RF) "7.0.0" "O(1)" "Returns the expiration time of a key as a Unix milliseconds timestamp." "key";
     "persist" persist(2, Keys::ONE, WF) "2.2.0" "O(1)" "Removes the expiration time of a key." "key";
-    "object" object(-2, Keys::Range { first: 2, last: 2, step: 1 }, R) "2.2.3" "Depends on subcommand." "A container for object introspection commands." "subcommand [key]";
+    "object" object(-2, Keys::None, Flags::empty(), NO_ACL) "2.2.3" "Depends on subcommand." "A container for object introspection commands." "" => OBJECT;
     "keys" keys(2, Keys::None, R.union(Flags::ALL_SHARDS), Acl::DANGEROUS) "1.0.0" "O(N) with N being the number of keys in the database." "Returns all key names that match a pattern." "pattern";
     "scan" scan(-2, Keys::None, R.union(Flags::ALL_SHARDS)) "2.8.0" "O(1) for every call. O(N) for a complete iteration." "Iterates over the key names in the database." "cursor [MATCH pattern] [COUNT count] [TYPE type]";
     "randomkey" randomkey(1, Keys::None, R.union(Flags::ALL_SHARDS)) "1.0.0" "O(1)" "Returns a random key name from the database." "";
@@ -34,6 +34,15 @@ family! { Generic, Acl::KEYSPACE;
     "flushall" flushall(-1, Keys::None, W.union(Flags::ALL_SHARDS), Acl::DANGEROUS) "1.0.0" "O(N) where N is the total number of keys in all databases" "Removes all keys from all databases." "[ASYNC | SYNC]";
     "swapdb" swapdb(3, Keys::None, WF.union(Flags::ALL_SHARDS), Acl::DANGEROUS) "4.0.0" "O(N) where N is the count of clients watching or blocking on keys from both databases." "Swaps two Redis databases." "index1 index2";
 }
+
+const SECOND: Keys = Keys::Range { first: 2, last: 2, step: 1 };
+
+const OBJECT: &[crate::Spec] = crate::subcommands! { Generic, Acl::KEYSPACE;
+    "encoding"(3, SECOND, R, Acl::KEYSPACE) "2.2.3" "O(1)" "Returns the internal encoding of a Redis object." "key";
+    "freq"(3, SECOND, R, Acl::KEYSPACE) "4.0.0" "O(1)" "Returns the logarithmic access frequency counter of a Redis object." "key";
+    "idletime"(3, SECOND, R, Acl::KEYSPACE) "2.2.3" "O(1)" "Returns the time since the last access to a Redis object." "key";
+    "refcount"(3, SECOND, R, Acl::KEYSPACE) "2.2.3" "O(1)" "Returns the reference count of a value of a key." "key";
+};
 
 fn del(ctx: &mut Ctx<'_>) -> CommandResult {
     let gone = ctx.args.skip(1).iter().filter(|key| ctx.keys.remove(key)).count();
@@ -253,32 +262,6 @@ fn string_encoding(bytes: &[u8], raw: bool) -> &'static str {
 
 fn object(ctx: &mut Ctx<'_>) -> CommandResult {
     let word = ctx.args.at(1).to_ascii_lowercase();
-    if word == b"help" {
-        let lines = [
-            "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-            "ENCODING <key>",
-            "    Return the kind of internal representation used in order to store the value",
-            "    associated with a <key>.",
-            "FREQ <key>",
-            "    Return the access frequency index of the <key>. The returned integer is",
-            "    proportional to the logarithm of the recent access frequency of the key.",
-            "IDLETIME <key>",
-            "    Return the idle time of the <key>, that is the approximated number of",
-            "    seconds elapsed since the last access to the key.",
-            "REFCOUNT <key>",
-            "    Return the number of references of the value associated with the specified",
-            "    <key>.",
-            "HELP",
-            "    Print this help.",
-        ];
-        ctx.out.array(lines.len());
-        lines.iter().for_each(|line| ctx.out.simple(line));
-        return Ok(());
-    }
-    if ![&b"encoding"[..], b"idletime", b"freq", b"refcount"].contains(&&word[..]) {
-        let word = String::from_utf8_lossy(ctx.args.at(1));
-        return Err(CommandError::text(format!("ERR unknown subcommand '{word}'. Try OBJECT HELP.")));
-    }
     if ctx.args.len() != 3 {
         return Err(CommandError::Arity(format!("object|{}", String::from_utf8_lossy(&word))));
     }

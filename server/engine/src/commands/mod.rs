@@ -40,8 +40,10 @@ const NO_ACL: Acl = Acl::empty();
 
 /// A family's table: `"name" function(arity, keys, flags, further ACL categories) since complexity summary syntax;`.
 macro_rules! family {
+    (@subcommands) => { &[] };
+    (@subcommands $subcommands:expr) => { $subcommands };
     ($group:ident, $acl:expr; $($name:literal $run:ident($arity:literal, $keys:expr, $flags:expr $(, $more:expr)?)
-        $since:literal $complexity:literal $summary:literal $syntax:literal;)*) => {
+        $since:literal $complexity:literal $summary:literal $syntax:literal $(=> $subcommands:expr)?;)*) => {
         pub(super) const COMMANDS: &[$crate::Command] = &[$($crate::Command {
             spec: $crate::Spec {
                 name: $name,
@@ -54,7 +56,7 @@ macro_rules! family {
                 keys: $keys,
                 acl: $acl$(.union($more))?,
                 syntax: $syntax,
-                subcommands: &[],
+                subcommands: family!(@subcommands $($subcommands)?),
             },
             run: $run,
         }),*];

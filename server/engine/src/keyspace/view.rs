@@ -53,6 +53,8 @@ pub struct KeysView<'a> {
     changes: u64,
     /// Address, length and hash of the key that was hashed last: the dispatcher has hashed it already.
     last_hash: (*const u8, usize, u64),
+    /// Reading a key sets its access time.
+    touch: bool,
 }
 
 impl<'a> KeysView<'a> {
@@ -74,7 +76,13 @@ impl<'a> KeysView<'a> {
             lazily_deleted: Vec::new(),
             changes: 0,
             last_hash: (std::ptr::null(), 0, 0),
+            touch: true,
         }
+    }
+
+    /// CLIENT NO-TOUCH: what is read from now on keeps its access time.
+    pub fn leave_access_times(&mut self) {
+        self.touch = false;
     }
 
     /// Says that `key` (this very slice) has this hash.
@@ -216,12 +224,14 @@ impl<'a> KeysView<'a> {
     fn find_read(&mut self, key: &[u8]) -> Option<(u64, Place)> {
         let found = self.find(key);
         let (db, clock) = (self.db, access::clock(self.now_ms));
-        let hash = self.hash(key);
+        let (hash, touch) = (self.hash(key), self.touch);
         let shard = self.shard(hash);
         match found {
             Some((_, place)) => {
                 shard.stats.hits += 1;
-                shard.dbs[db].at_mut(place).set_access(clock);
+                if touch {
+                    shard.dbs[db].at_mut(place).set_access(clock);
+                }
             }
             None => shard.stats.misses += 1,
         }
