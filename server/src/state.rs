@@ -11,11 +11,11 @@ use tokio::sync::Notify;
 use crate::clients::Clients;
 use crate::clock;
 use crate::config::Settings;
-use crate::{latency, logging};
 use crate::net::Listening;
 use crate::persistence::Persistence;
 use crate::repl::{Hold, Replication};
 use crate::shutdown::Shutdown;
+use crate::{latency, logging};
 
 /// Counters for INFO.
 #[derive(Debug, Default)]

@@ -265,7 +265,9 @@ fn unblock(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
     let id = integer(ctx.args.at(2))?;
     let all = ctx.server.clients.list();
     let waits = |c: &&std::sync::Arc<Client>| {
-        c.id as i64 == id && c.blocked.load(Ordering::Acquire) && Registry::get().name(c.last.load(Ordering::Relaxed)) == Some("wait")
+        c.id as i64 == id
+            && c.blocked.load(Ordering::Acquire)
+            && Registry::get().name(c.last.load(Ordering::Relaxed)) == Some("wait")
     };
     let found = all.iter().find(waits);
     if let Some(client) = found {

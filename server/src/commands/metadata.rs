@@ -1,8 +1,8 @@
 //! COMMAND: the table of commands, told to clients.
 
+use engine::CommandError;
 use engine::command::{ACL_NAMES, Acl, FLAG_NAMES, Flags, KeyPositions, Keys, Spec};
 use engine::parse::eq_ignore_case;
-use engine::CommandError;
 use resp::{Args, Encoder};
 
 use super::{ServerCtx, family, syntax, unknown_subcommand};
@@ -32,7 +32,20 @@ const KEY_USAGE: &[(&str, &[&str])] = &[
     ("RW insert", &["hsetnx", "rpushx", "lpushx", "rpush", "lpush", "append", "sadd", "linsert"]),
     (
         "RW access update",
-        &["incrbyfloat", "hincrby", "zincrby", "getset", "decrby", "move", "hincrbyfloat", "getex", "incrby", "decr", "incr", "setbit"],
+        &[
+            "incrbyfloat",
+            "hincrby",
+            "zincrby",
+            "getset",
+            "decrby",
+            "move",
+            "hincrbyfloat",
+            "getex",
+            "incrby",
+            "decr",
+            "incr",
+            "setbit",
+        ],
     ),
     ("RW access update variable_flags", &["set", "bitfield"]),
     ("RM delete", &["del", "unlink"]),
@@ -40,10 +53,30 @@ const KEY_USAGE: &[(&str, &[&str])] = &[
     ("OW insert", &["setnx", "msetnx"]),
     (
         "RO",
-        &["zcard", "sismember", "llen", "touch", "type", "scard", "strlen", "hstrlen", "exists", "hexists", "hlen", "watch",
-          "encoding", "freq", "idletime", "refcount", "usage"],
+        &[
+            "zcard",
+            "sismember",
+            "llen",
+            "touch",
+            "type",
+            "scard",
+            "strlen",
+            "hstrlen",
+            "exists",
+            "hexists",
+            "hlen",
+            "watch",
+            "encoding",
+            "freq",
+            "idletime",
+            "refcount",
+            "usage",
+        ],
     ),
-    ("OW update/RO access", &["zdiffstore", "zunionstore", "zinterstore", "bitop", "sdiffstore", "sunionstore", "zrangestore"]),
+    (
+        "OW update/RO access",
+        &["zdiffstore", "zunionstore", "zinterstore", "bitop", "sdiffstore", "sunionstore", "zrangestore"],
+    ),
     ("RW update/RO access", &["sinterstore"]),
     ("RW access delete/OW insert", &["renamenx"]),
     ("RW access delete/OW update", &["rename"]),
@@ -55,14 +88,43 @@ const KEY_USAGE: &[(&str, &[&str])] = &[
 const TIPS: &[(&str, &[&str])] = &[
     (
         "nondeterministic_output",
-        &["ttl", "pttl", "sscan", "hscan", "zscan", "spop", "srandmember", "zrandmember", "hrandfield", "client|info",
-          "client|list", "object|freq", "object|idletime", "object|encoding", "object|refcount", "dump", "lastsave", "time"],
+        &[
+            "ttl",
+            "pttl",
+            "sscan",
+            "hscan",
+            "zscan",
+            "spop",
+            "srandmember",
+            "zrandmember",
+            "hrandfield",
+            "client|info",
+            "client|list",
+            "object|freq",
+            "object|idletime",
+            "object|encoding",
+            "object|refcount",
+            "dump",
+            "lastsave",
+            "time",
+        ],
     ),
     ("nondeterministic_output request_policy:special", &["scan"]),
     (
         "nondeterministic_output_order",
-        &["hgetall", "sdiff", "sunion", "sinter", "hvals", "hkeys", "smembers", "command", "command|info", "command|list",
-          "command|docs"],
+        &[
+            "hgetall",
+            "sdiff",
+            "sunion",
+            "sinter",
+            "hvals",
+            "hkeys",
+            "smembers",
+            "command",
+            "command|info",
+            "command|list",
+            "command|docs",
+        ],
     ),
     ("request_policy:multi_shard response_policy:all_succeeded", &["mset"]),
     ("request_policy:multi_shard response_policy:agg_min", &["msetnx"]),

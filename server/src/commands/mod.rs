@@ -30,8 +30,14 @@ pub struct ServerCtx<'a> {
 pub type Run = fn(&mut ServerCtx<'_>) -> Result<Next, CommandError>;
 
 /// Every command of the server, by family.
-pub static FAMILIES: &[&[ServerCommand]] =
-    &[connection::COMMANDS, server::COMMANDS, introspection::COMMANDS, metadata::COMMANDS, debug::COMMANDS, replication::COMMANDS];
+pub static FAMILIES: &[&[ServerCommand]] = &[
+    connection::COMMANDS,
+    server::COMMANDS,
+    introspection::COMMANDS,
+    metadata::COMMANDS,
+    debug::COMMANDS,
+    replication::COMMANDS,
+];
 
 /// A family's table, as in the engine: `"name" function(arity, flags, ACL categories) since summary syntax;`.
 macro_rules! family {

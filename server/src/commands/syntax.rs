@@ -99,9 +99,9 @@ fn type_of(name: &str) -> &'static str {
         "key" | "newkey" | "key1" | "key2" | "source" | "destination" | "destkey" => "key",
         "pattern" => "pattern",
         "seconds" | "milliseconds" | "count" | "offset" | "index" | "start" | "stop" | "end" | "numkeys" | "cursor"
-        | "rank" | "num-matches" | "len" | "min-match-len" | "increment-integer" | "db" | "destination-db" | "index1"
-        | "index2" | "limit" | "bit" | "port" | "client-id" | "numreplicas" | "protover" | "frequency" | "decrement"
-        | "timeout" => "integer",
+        | "rank" | "num-matches" | "len" | "min-match-len" | "increment-integer" | "db" | "destination-db"
+        | "index1" | "index2" | "limit" | "bit" | "port" | "client-id" | "numreplicas" | "protover" | "frequency"
+        | "decrement" | "timeout" => "integer",
         "score" => "double",
         _ if name.starts_with("unix-time") => "unix-time",
         _ => "string",
@@ -110,10 +110,8 @@ fn type_of(name: &str) -> &'static str {
 
 /// The arguments of a line.
 pub(super) fn parse(line: &str) -> Vec<Argument> {
-    let spaced: String = line
-        .chars()
-        .flat_map(|c| if "[]<>|".contains(c) { vec![' ', c, ' '] } else { vec![c] })
-        .collect();
+    let spaced: String =
+        line.chars().flat_map(|c| if "[]<>|".contains(c) { vec![' ', c, ' '] } else { vec![c] }).collect();
     let mut words = spaced.split_whitespace().peekable();
     let mut alternatives = read(&mut words, None).alternatives;
     if alternatives.len() == 1 { join(alternatives.remove(0)) } else { vec![one_of(alternatives)] }

@@ -78,7 +78,16 @@ impl<'s> Batch<'s> {
     pub fn new(server: &'s Server, settings: &'s Settings) -> Self {
         let now_ns = clock::monotonic_ns();
         let unix_minus_now_ms = clock::unix_ms().wrapping_sub(now_ns / 1_000_000);
-        Self { server, settings, now_ns, unix_minus_now_ms, held: None, counted: None, spread: [0; latency::BUCKETS], changes: 0 }
+        Self {
+            server,
+            settings,
+            now_ns,
+            unix_minus_now_ms,
+            held: None,
+            counted: None,
+            spread: [0; latency::BUCKETS],
+            changes: 0,
+        }
     }
 
     /// Monotonic ms, as it was between the last command and this one.

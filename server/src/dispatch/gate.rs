@@ -41,9 +41,9 @@ pub(super) fn gate(batch: &Batch<'_>, session: &Session, entry: &Entry, args: Ar
     }
     if server.pause.until_ms.load(Ordering::Relaxed) != 0 {
         let (writes, all) = server.paused();
-        let exempt =
-            flags.contains(Flags::ADMIN) || ["replconf", "auth", "hello", "ping"].contains(&entry.spec.name)
-                || entry.name.starts_with("client|");
+        let exempt = flags.contains(Flags::ADMIN)
+            || ["replconf", "auth", "hello", "ping"].contains(&entry.spec.name)
+            || entry.name.starts_with("client|");
         let may_replicate = write || flags.contains(Flags::MAY_REPLICATE);
         if ((all && !exempt) || (writes && may_replicate)) && !args.is_empty() {
             return Err(Gate::Paused);

@@ -269,12 +269,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     break;
                 }
                 Next::Shutdown { failures } => self.shutdown_failed(failures).await?,
-                Next::Wait { replicas, offset, timeout_ms } => {
-                    match self.wait(replicas, offset, timeout_ms).await? {
-                        Some(n) => self.session.out.len_int(n),
-                        None => self.session.out.error("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
-                    }
-                }
+                Next::Wait { replicas, offset, timeout_ms } => match self.wait(replicas, offset, timeout_ms).await? {
+                    Some(n) => self.session.out.len_int(n),
+                    None => self.session.out.error("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
+                },
             }
         }
         self.server.stats.commands.fetch_add(at as u64, Ordering::Relaxed);
@@ -350,7 +348,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         if !out.is_empty() {
             self.server.stats.output_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
             // What fits into a socket's buffer is taken in any case.
-            let soft = if out.len() > READ { self.server.settings().client_output_buffer_limit.normal } else { OutputLimit::default() };
+            let soft = if out.len() > READ {
+                self.server.settings().client_output_buffer_limit.normal
+            } else {
+                OutputLimit::default()
+            };
             let waits = if soft.soft > 0 && out.len() as u64 > soft.soft && soft.seconds > 0 {
                 Duration::from_secs(soft.seconds)
             } else {
