@@ -5,15 +5,14 @@ use std::process::Command;
 
 use harness::{Conn, Server};
 
-const TICKS_PER_S: f64 = 100.0;
-
-/// CPU time that a process has used, user and system, s.
+/// CPU time that the threads of a process have used, user and system, s.
 pub(crate) fn cpu_s(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The name in parentheses may hold spaces.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |at: usize| fields.get(at).and_then(|n| n.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / TICKS_PER_S
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    // The first number: ns on a CPU. The usual ones count in hundredths of a second.
+    let on_cpu_ns = |thread: fs::DirEntry| -> Option<f64> {
+        fs::read_to_string(thread.path().join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+    };
+    threads.filter_map(on_cpu_ns).sum::<f64>() / 1e9
 }
 
 /// Memory of a process and its children, each page counted once, bytes.
