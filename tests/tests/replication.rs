@@ -230,6 +230,31 @@ fn wait_and_min_replicas_count_who_really_acknowledged() {
     assert_eq!(m.text("GET a"), last, "a refused write changes nothing");
 }
 
+/// A replica that asks for everything and takes nothing would have the master keep every key that changes meanwhile.
+#[test]
+fn a_replica_that_takes_nothing_is_given_up_before_it_fills_the_memory() {
+    let limit = ["--client-output-buffer-limit", "replica 4mb 0 0", "--repl-backlog-size", "1mb"];
+    let master = Server::ours(&[QUIET, &limit, &["--repl-diskless-sync", "yes"]].concat());
+    let mut m = master.conn();
+    let value = "v".repeat(1000);
+    let fill = |m: &mut harness::Conn| {
+        for n in 0..60_000 {
+            m.call(&["SET", &format!("key:{n}"), &value]);
+        }
+    };
+    fill(&mut m);
+    let mut stuck = master.conn();
+    stuck.send_raw(b"REPLCONF capa eof capa psync2\r\nPSYNC ? -1\r\n").unwrap();
+    wait_for("the full resync to begin", Duration::from_secs(10), || master.log().contains("target: replicas sockets"));
+    fill(&mut m);
+    wait_for("the replica to be given up", Duration::from_secs(20), || master.log().contains("a replica is too slow"));
+    wait_for("its connection to end", Duration::from_secs(20), || m.info("connected_slaves") == "0");
+    // Another one is served.
+    let replica = Server::ours(QUIET);
+    follow(&replica, &master);
+    assert_same(&master, &replica);
+}
+
 #[test]
 fn wrong_masterauth_and_a_replica_of_itself_are_said_clearly() {
     let master = Server::ours(&["--save", "", "--requirepass", "right"]);

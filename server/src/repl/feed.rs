@@ -57,6 +57,18 @@ impl Feed {
         }
     }
 
+    /// Ends the connection, whatever it is doing.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.wake.notify_one();
+    }
+
+    async fn until_closed(&self) {
+        while !self.closed.load(Ordering::Acquire) {
+            self.wake.notified().await;
+        }
+    }
+
     fn set_state(&self, state: FeedState) {
         self.state.store(state as u8, Ordering::Release);
     }
@@ -226,7 +238,7 @@ async fn send_snapshot<W: AsyncWrite + Unpin>(
 ) -> Result<bool, End> {
     let (sender, mut pieces) = mpsc::channel(8);
     let eof = session.replica.eof && !sync;
-    server.repl.sync.request(server, sender, eof);
+    server.repl.sync.request(server, feed, sender, eof);
     let mut mark = None;
     loop {
         let piece = match timeout(Duration::from_secs(1), pieces.recv()).await {
@@ -254,7 +266,12 @@ async fn send_snapshot<W: AsyncWrite + Unpin>(
                 }
                 write_all(write, head.as_bytes(), limit).await?;
             }
-            Piece::Bytes(bytes) => write_all(write, &bytes, limit).await?,
+            // It may wait long here for a replica that is slow.
+            Piece::Bytes(bytes) => tokio::select! {
+                biased;
+                written = write_all(write, &bytes, limit) => written?,
+                () = feed.until_closed() => return Err(End::Closed),
+            },
             Piece::End => break,
         }
     }

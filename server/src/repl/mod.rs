@@ -379,10 +379,7 @@ impl Replication {
     }
 
     pub fn disconnect_feeds(&self) {
-        self.feeds.lock().values().for_each(|feed| {
-            feed.closed.store(true, Ordering::Release);
-            feed.wake.notify_one();
-        });
+        self.feeds.lock().values().for_each(|feed| feed.close());
     }
 
     fn acks(&self) -> Vec<Ack> {

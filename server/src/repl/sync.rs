@@ -8,13 +8,16 @@ use bytes::Bytes;
 use engine::keyspace::WalkStep;
 use parking_lot::Mutex;
 use replication::{ReaderId, ReplId};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TrySendError};
 
+use super::feed::Feed;
 use crate::persistence::{Snapshot, SnapshotError};
 use crate::state::Server;
 
 /// Bytes handed to the replicas at once.
 const PIECE: usize = 128 * 1024;
+/// Between two attempts to hand a piece to a replica that has enough of them.
+const FULL_PAUSE: Duration = Duration::from_millis(1);
 
 /// What a waiting feed gets.
 #[derive(Debug, Clone)]
@@ -26,6 +29,7 @@ pub enum Piece {
 
 #[derive(Debug)]
 struct Waiter {
+    feed: Arc<Feed>,
     sender: mpsc::Sender<Piece>,
     /// It can take a stream that ends with a mark.
     eof: bool,
@@ -43,9 +47,9 @@ pub struct Syncs(Mutex<Pending>);
 
 impl Syncs {
     /// Asks for a snapshot. Those that ask within `repl-diskless-sync-delay` share one.
-    pub fn request(&self, server: &Arc<Server>, sender: mpsc::Sender<Piece>, eof: bool) {
+    pub fn request(&self, server: &Arc<Server>, feed: &Arc<Feed>, sender: mpsc::Sender<Piece>, eof: bool) {
         let mut pending = self.0.lock();
-        pending.waiters.push(Waiter { sender, eof });
+        pending.waiters.push(Waiter { feed: Arc::clone(feed), sender, eof });
         if !std::mem::replace(&mut pending.running, true) {
             let server = Arc::clone(server);
             let spawned = std::thread::Builder::new().name("full-sync".into()).spawn(move || run(&server));
@@ -102,6 +106,31 @@ fn send(waiters: &mut Vec<Waiter>, piece: &Piece) {
     waiters.retain(|w| w.sender.blocking_send(piece.clone()).is_ok());
 }
 
+/// The same while the snapshot is open. What writers change meanwhile is kept for it, so a replica that takes nothing is
+/// given up when that is more than `client-output-buffer-limit replica` allows: memory is not filled for it.
+fn send_in_time(server: &Server, waiters: &mut Vec<Waiter>, piece: &Piece) {
+    let limit = server.settings().client_output_buffer_limit.replica.hard;
+    waiters.retain(|w| {
+        let mut piece = piece.clone();
+        loop {
+            match w.sender.try_send(piece) {
+                Ok(()) => return true,
+                Err(TrySendError::Closed(_)) => return false,
+                Err(TrySendError::Full(unsent)) => piece = unsent,
+            }
+            let kept = server.keyspace.snapshot_side_bytes() as u64;
+            if limit > 0 && kept > limit {
+                tracing::warn!(
+                    "Full sync: a replica is too slow, {kept} bytes of changed keys are kept for it: its connection is closed"
+                );
+                w.feed.close();
+                return false;
+            }
+            std::thread::sleep(FULL_PAUSE);
+        }
+    });
+}
+
 fn begin((offset, id): (u64, ReplId), readers: &[Option<ReaderId>], waiters: &mut Vec<Waiter>, size: Option<u64>) {
     let mut readers = readers.iter();
     waiters.retain(|w| match readers.next() {
@@ -125,7 +154,7 @@ fn stream(server: &Arc<Server>, mut waiters: Vec<Waiter>) -> Result<(), Snapshot
             if step == WalkStep::Done && !snapshot.aborted() {
                 snapshot.finish(&mut piece);
             }
-            send(&mut waiters, &Piece::Bytes(Bytes::copy_from_slice(&piece)));
+            send_in_time(server, &mut waiters, &Piece::Bytes(Bytes::copy_from_slice(&piece)));
             piece.clear();
             if waiters.is_empty() {
                 snapshot.abort();

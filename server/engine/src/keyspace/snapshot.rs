@@ -137,8 +137,8 @@ impl SnapshotWalk {
         }
         scratch.clear();
         let mut keys = 0;
-        let db = self.db;
-        let captured;
+        let (at, db) = (self.shard, self.db);
+        let mut captured = Vec::new();
         {
             let mut shard = keyspace.shard(self.shard).lock();
             self.aborted |= shard.snapshot.encode.is_none();
@@ -168,7 +168,7 @@ impl SnapshotWalk {
                     break;
                 }
             }
-            captured = std::mem::take(&mut shard.snapshot.captured);
+            captured.push(std::mem::take(&mut shard.snapshot.captured));
             if self.db == keyspace.databases() {
                 shard.snapshot.walking = false;
                 shard.snapshot.encode = None;
@@ -177,14 +177,23 @@ impl SnapshotWalk {
             }
             parking_lot::MutexGuard::unlock_fair(shard);
         }
+        // Of the shards that come later, too: what they save would grow until the walk is there.
+        for later in at + 1..keyspace.shard_count() {
+            let mut shard = keyspace.shard(later).lock();
+            if shard.snapshot.captured.keys > 0 {
+                captured.push(std::mem::take(&mut shard.snapshot.captured));
+            }
+        }
         if !self.aborted {
             if keys > 0 {
                 out(db, scratch, keys);
             }
-            captured.runs.iter().for_each(|(db, run)| out(*db, run, 0));
-            // Keys of captured runs are counted once, with the last run.
-            if captured.keys > 0 {
-                out(db, &[], captured.keys);
+            for captured in &captured {
+                captured.runs.iter().for_each(|(db, run)| out(*db, run, 0));
+                // Keys of captured runs are counted once, with the last run.
+                if captured.keys > 0 {
+                    out(db, &[], captured.keys);
+                }
             }
         }
         if self.shard == keyspace.shard_count() { WalkStep::Done } else { WalkStep::More }
