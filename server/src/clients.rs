@@ -103,6 +103,12 @@ impl Client {
         if letters.is_empty() { "N".into() } else { letters }
     }
 
+    /// Bytes of its buffers and of what is known about it.
+    pub fn memory(&self) -> usize {
+        let buffers = [&self.input, &self.input_free, &self.output].map(|n| n.load(Ordering::Relaxed));
+        buffers.iter().sum::<usize>() + size_of::<Self>()
+    }
+
     /// One line of CLIENT LIST.
     pub fn line(&self) -> String {
         let now = clock::unix_ms();
@@ -123,7 +129,7 @@ impl Client {
             self.flags(),
             self.db.load(Ordering::Relaxed),
             self.queued.load(Ordering::Relaxed),
-            input + input_free + output + size_of::<Self>(),
+            self.memory(),
             Registry::get().name(self.last.load(Ordering::Relaxed)).unwrap_or("NULL"),
             if self.resp3.load(Ordering::Relaxed) { 3 } else { 2 },
             text.lib_name,

@@ -8,6 +8,7 @@ use engine::KeysView;
 use engine::keyspace::{Cursor, ExpiredKeys};
 
 use crate::clock;
+use crate::info;
 use crate::persistence;
 use crate::state::Server;
 
@@ -18,11 +19,16 @@ const EXPIRE_EFFORT_MS: u64 = 2;
 /// Runs for ever, ten times a second.
 pub(crate) async fn run(server: &Arc<Server>) {
     let mut expiry = ActiveExpiry::default();
-    let (mut last_ping, mut last_lease, mut last_replica) = (0, 0, clock::monotonic_ms());
+    let (mut last_ping, mut last_lease, mut last_replica, mut last_second) = (0, 0, clock::monotonic_ms(), 0);
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
         let now = clock::monotonic_ms();
         let settings = server.settings();
+        server.rates.sample(now, &server.stats);
+        if now / 1000 != last_second {
+            last_second = now / 1000;
+            server.rates.peak_memory(info::memory_used().0);
+        }
         let own = !server.repl.is_replica() && !server.repl.is_awaiting();
         if own && server.active_expire.load(Ordering::Acquire) && !server.paused().0 {
             expiry.round(server);

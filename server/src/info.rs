@@ -80,6 +80,8 @@ fn server_section(server: &Server, settings: &Settings, out: &mut String) {
     line(out, "hz", settings.hz);
     line(out, "configured_hz", settings.hz);
     let config = server.config_file.as_ref().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+    let executable = std::env::current_exe().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
+    line(out, "executable", executable);
     line(out, "config_file", config);
     line(out, "io_threads_active", flag(server.workers > 1));
 }
@@ -102,19 +104,49 @@ pub fn memory_used() -> (usize, usize) {
 
 fn memory(server: &Server, _: &Settings, out: &mut String) {
     let (used, resident) = memory_used();
-    let backlog = server.repl.log.lock().log.held();
+    let peak = server.rates.peak_memory(used);
+    let startup = server.startup_memory.min(used);
+    let (backlog, held) = {
+        let log = server.repl.log.lock();
+        (log.log.histlen(), log.log.held())
+    };
+    let all = server.clients.list();
+    let of = |kind: Kind| all.iter().filter(|c| c.kind() == kind).map(|c| c.memory()).sum::<usize>();
+    let (normal, replicas) = (of(Kind::Normal), of(Kind::Replica));
+    let overhead = startup + held as usize + normal + replicas;
+    let dataset = used.saturating_sub(overhead);
+    let share = |n: usize, of: usize| format!("{:.2}%", n as f64 * 100.0 / of.max(1) as f64);
     line(out, "used_memory", used);
     line(out, "used_memory_human", human(used));
     line(out, "used_memory_rss", resident);
     line(out, "used_memory_rss_human", human(resident));
-    line(out, "used_memory_dataset", used);
+    line(out, "used_memory_peak", peak);
+    line(out, "used_memory_peak_human", human(peak));
+    line(out, "used_memory_peak_perc", share(used, peak));
+    line(out, "used_memory_overhead", overhead);
+    line(out, "used_memory_startup", startup);
+    line(out, "used_memory_dataset", dataset);
+    line(out, "used_memory_dataset_perc", share(dataset, used.saturating_sub(startup)));
+    line(out, "total_system_memory", system_memory());
+    line(out, "total_system_memory_human", human(system_memory()));
     line(out, "maxmemory", 0);
     line(out, "maxmemory_human", "0B");
     line(out, "maxmemory_policy", "noeviction");
     line(out, "mem_fragmentation_ratio", format!("{:.2}", resident as f64 / used.max(1) as f64));
+    line(out, "mem_fragmentation_bytes", resident as i64 - used as i64);
     line(out, "mem_replication_backlog", backlog);
+    line(out, "mem_total_replication_buffers", held);
+    line(out, "mem_clients_slaves", replicas);
+    line(out, "mem_clients_normal", normal);
     line(out, "snapshot_overhead_bytes", server.keyspace.snapshot_side_bytes());
     line(out, "mem_allocator", "jemalloc-5.3.0");
+}
+
+/// Memory of this machine, from `/proc/meminfo`.
+fn system_memory() -> usize {
+    let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kb = text.lines().find_map(|l| l.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<usize>().ok());
+    kb.unwrap_or(0) * 1024
 }
 
 fn human(bytes: usize) -> String {
@@ -137,7 +169,14 @@ fn persistence(server: &Server, _: &Settings, out: &mut String) {
     line(out, "rdb_last_save_time", p.last_save_s.load(Ordering::Relaxed));
     line(out, "rdb_last_bgsave_status", if p.last_ok.load(Ordering::Relaxed) { "ok" } else { "err" });
     line(out, "rdb_last_bgsave_time_sec", p.last_seconds.load(Ordering::Relaxed));
+    let current = match p.saving.load(Ordering::Relaxed) {
+        true => (clock::monotonic_ms().saturating_sub(p.last_try_ms.load(Ordering::Relaxed)) / 1000) as i64,
+        false => -1,
+    };
+    line(out, "rdb_current_bgsave_time_sec", current);
     line(out, "rdb_saves", p.saves.load(Ordering::Relaxed));
+    line(out, "rdb_last_load_keys_expired", p.loaded_expired.load(Ordering::Relaxed));
+    line(out, "rdb_last_load_keys_loaded", p.loaded_keys.load(Ordering::Relaxed));
     line(out, "aof_enabled", 0);
 }
 
@@ -147,8 +186,17 @@ fn stats(server: &Server, _: &Settings, out: &mut String) {
     let get = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
     line(out, "total_connections_received", get(&s.connections));
     line(out, "total_commands_processed", get(&s.commands));
+    let [ops, input, output, replica_input, replica_output] = server.rates.per_second();
+    let kbps = |rate: f64| format!("{:.2}", rate / 1024.0);
+    line(out, "instantaneous_ops_per_sec", ops.round() as u64);
     line(out, "total_net_input_bytes", get(&s.input_bytes));
     line(out, "total_net_output_bytes", get(&s.output_bytes));
+    line(out, "total_net_repl_input_bytes", get(&s.replica_input_bytes));
+    line(out, "total_net_repl_output_bytes", get(&s.replica_output_bytes));
+    line(out, "instantaneous_input_kbps", kbps(input));
+    line(out, "instantaneous_output_kbps", kbps(output));
+    line(out, "instantaneous_input_repl_kbps", kbps(replica_input));
+    line(out, "instantaneous_output_repl_kbps", kbps(replica_output));
     line(out, "rejected_connections", get(&s.rejected_connections));
     line(out, "sync_full", get(&s.sync_full));
     line(out, "sync_partial_ok", get(&s.sync_partial_ok));

@@ -5,7 +5,7 @@
 //! - [`state`]: what all threads share. [`registry`]: commands by name. [`dispatch`]: one command from bytes to reply.
 //! - `cron`: what happens by the clock.
 //! - [`net`]: workers and connections; a command runs on the thread that read it.
-//! - [`commands`]: commands about the server itself. [`info`], [`latency`], [`http`]: what it tells about
+//! - [`commands`]: commands about the server itself. [`info`], [`latency`], [`rates`], [`http`]: what it tells about
 //!   itself.
 //! - [`shutdown`]: ending in order. [`supervise`]: what a service manager is told.
 //! - [`repl`]: replication and roles, both ways. [`persistence`]: RDB files and the state beside them.
@@ -22,6 +22,7 @@ pub mod latency;
 pub mod logging;
 pub mod net;
 pub mod persistence;
+pub mod rates;
 pub mod registry;
 pub mod repl;
 pub mod shutdown;

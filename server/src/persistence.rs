@@ -29,6 +29,9 @@ pub struct Persistence {
     pub last_ok: AtomicBool,
     pub last_seconds: AtomicU64,
     pub saves: AtomicU64,
+    /// Keys of the file that was loaded last, and those that were left out.
+    pub loaded_keys: AtomicU64,
+    pub loaded_expired: AtomicU64,
 }
 
 impl Default for Persistence {
@@ -41,6 +44,8 @@ impl Default for Persistence {
             last_ok: AtomicBool::new(true),
             last_seconds: AtomicU64::new(0),
             saves: AtomicU64::new(0),
+            loaded_keys: AtomicU64::new(0),
+            loaded_expired: AtomicU64::new(0),
         }
     }
 }
@@ -375,7 +380,13 @@ pub fn read_file(server: &Server, path: &Path, into: bool, progress: &mut dyn Fn
                     return Err(RdbError::Corrupt { offset: reader.offset(), key, what: "a key that is there twice" });
                 }
             }
-            Event::End => return Ok(loaded),
+            Event::End => {
+                if into {
+                    server.persistence.loaded_keys.store(loaded.keys, Ordering::Relaxed);
+                    server.persistence.loaded_expired.store(loaded.expired, Ordering::Relaxed);
+                }
+                return Ok(loaded);
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::net::Listening;
 use crate::persistence::Persistence;
+use crate::rates::Rates;
 use crate::repl::{Hold, Replication};
 use crate::shutdown::Shutdown;
 use crate::{latency, logging};
@@ -25,6 +26,9 @@ pub struct Stats {
     pub commands: AtomicU64,
     pub input_bytes: AtomicU64,
     pub output_bytes: AtomicU64,
+    /// From our master, and to our replicas.
+    pub replica_input_bytes: AtomicU64,
+    pub replica_output_bytes: AtomicU64,
     pub errors: AtomicU64,
     pub sync_full: AtomicU64,
     pub sync_partial_ok: AtomicU64,
@@ -79,6 +83,9 @@ pub struct Server {
     pub stats: Stats,
     pub slowlog: Mutex<SlowLog>,
     pub latency: latency::Events,
+    pub rates: Rates,
+    /// Bytes in use before there was any data.
+    pub startup_memory: usize,
     pub repl: Replication,
     pub persistence: Persistence,
     pub pause: Pause,
@@ -126,6 +133,8 @@ impl Server {
             stats: Stats::default(),
             slowlog: Mutex::default(),
             latency: latency::Events::default(),
+            rates: Rates::default(),
+            startup_memory: crate::info::memory_used().0,
             pause: Pause::default(),
             loading: AtomicBool::new(false),
             active_expire: AtomicBool::new(true),

@@ -183,6 +183,10 @@ impl Server {
         let pid = self.child.as_ref().expect("it runs").id().to_string();
         let sent = Command::new("kill").args(["-s", name, &pid]).status();
         assert!(sent.is_ok_and(|status| status.success()), "kill -s {name} {pid}");
+        if name == "STOP" {
+            // It takes effect a little later, thread by thread.
+            wait_for("every thread to stop", Duration::from_secs(10), || all_stopped(&pid));
+        }
     }
 
     pub fn has_ended(&mut self) -> bool {
@@ -210,6 +214,12 @@ impl Drop for Server {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+fn all_stopped(pid: &str) -> bool {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+    let stat = |task: std::fs::DirEntry| std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+    tasks.map(stat).all(|stat| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')))
 }
 
 /// Makes `replica` follow `master` and waits for the link.

@@ -1,7 +1,5 @@
 //! What the server tells: INFO, MEMORY.
 
-use std::sync::atomic::Ordering;
-
 use engine::CommandError;
 use engine::Spec;
 use engine::command::{Acl, Flags, Keys};
@@ -85,7 +83,7 @@ fn memory_stats(ctx: &mut ServerCtx<'_>) {
         .clients
         .list()
         .iter()
-        .map(|c| [&c.input, &c.input_free, &c.output].iter().map(|n| n.load(Ordering::Relaxed)).sum::<usize>())
+        .map(|c| c.memory())
         .sum();
     let overhead = backlog + clients + ctx.server.keyspace.snapshot_side_bytes();
     let dataset = used.saturating_sub(overhead);

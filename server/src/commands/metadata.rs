@@ -137,6 +137,7 @@ const TIPS: &[(&str, &[&str])] = &[
     ("request_policy:all_shards nondeterministic_output_order", &["keys"]),
     ("request_policy:all_nodes response_policy:all_succeeded", &["config|set", "slowlog|reset", "latency|reset"]),
     ("request_policy:all_nodes nondeterministic_output", &["slowlog|get"]),
+    ("request_policy:all_nodes response_policy:agg_sum nondeterministic_output", &["slowlog|len"]),
     (
         "nondeterministic_output request_policy:all_shards response_policy:special",
         &["info", "memory|malloc-stats", "memory|doctor", "memory|stats"],

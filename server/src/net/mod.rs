@@ -167,7 +167,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 () = wake => continue,
                 () = idle(settings.timeout) => return Ok(None),
             };
-            if n == 0 {
+            // What a client sends after it was killed is not run, even if it came together with that.
+            if n == 0 || self.session.client.killed.load(Ordering::Acquire) {
                 return Ok(None);
             }
             self.server.stats.input_bytes.fetch_add(n as u64, Ordering::Relaxed);

@@ -309,6 +309,7 @@ where
         let silent = marked && feed.state() == FeedState::Sending;
         if !silent && server.repl.log.lock().log.read(id, CHUNK, &mut out)? > 0 {
             server.stats.output_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
+            server.stats.replica_output_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
             write_all(write, &out, limit).await?;
             // Acknowledgements are looked at between two chunks too.
             if out.len() == CHUNK {

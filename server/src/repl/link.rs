@@ -116,6 +116,8 @@ impl Link<'_> {
             return Err(io::Error::from(ErrorKind::UnexpectedEof).into());
         }
         self.server.repl.link.last_io_ms.store(clock::unix_ms(), Ordering::Relaxed);
+        self.server.stats.replica_input_bytes.fetch_add(n as u64, Ordering::Relaxed);
+        self.server.stats.input_bytes.fetch_add(n as u64, Ordering::Relaxed);
         Ok(n)
     }
 
