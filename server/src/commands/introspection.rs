@@ -78,13 +78,7 @@ fn memory_stats(ctx: &mut ServerCtx<'_>) {
     let (used, resident) = info::memory_used();
     let keys = ctx.server.keyspace.len();
     let backlog = ctx.server.repl.log.lock().log.held() as usize;
-    let clients: usize = ctx
-        .server
-        .clients
-        .list()
-        .iter()
-        .map(|c| c.memory())
-        .sum();
+    let clients: usize = ctx.server.clients.list().iter().map(|c| c.memory()).sum();
     let overhead = backlog + clients + ctx.server.keyspace.snapshot_side_bytes();
     let dataset = used.saturating_sub(overhead);
     let numbers = [
