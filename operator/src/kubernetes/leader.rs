@@ -117,8 +117,10 @@ impl Candidate {
         let renewal = lease.resource_version().unwrap_or_default();
         let since = match &self.seen {
             Some((seen, since)) if *seen == renewal => *since,
-            _ => {
-                tracing::info!("{holder} leads; this operator waits");
+            seen => {
+                if seen.is_none() {
+                    tracing::info!("{holder} leads; this operator waits");
+                }
                 let now = Instant::now();
                 self.seen = Some((renewal, now));
                 now

@@ -29,6 +29,7 @@ const ROUND: Duration = Duration::from_millis(50);
 const NODE: &str = "node-1";
 /// Where a pod finds its volumes.
 const MOUNTS: &str = "/etc/replicated-redis";
+const DATA: &str = "/data";
 
 /// Runs until dropped; then its processes end too.
 #[derive(Debug)]
@@ -113,6 +114,7 @@ struct Running {
     address: Ipv4Addr,
     metrics_port: u16,
     command: Vec<String>,
+    data: PathBuf,
     ready: bool,
     restarts: i32,
     /// When the container before this one ended.
@@ -174,14 +176,11 @@ impl Kubelet<'_> {
             arg.replace(MOUNTS, &files.mounts.to_string_lossy())
         };
         let mut command: Vec<String> = container.args.iter().flatten().map(expand).collect();
-        let own = [
-            ("--bind", address.to_string()),
-            ("--dir", files.data.to_string_lossy().into_owned()),
-            ("--metrics-port", metrics_port.to_string()),
-        ];
+        let own = [("--bind", address.to_string()), ("--metrics-port", metrics_port.to_string())];
         command.extend(own.into_iter().flat_map(|(name, value)| [name.to_string(), value]));
         let running = Running {
             child: spawn(&command, &files.data),
+            data: files.data,
             namespace,
             name,
             address,
@@ -200,8 +199,14 @@ impl Kubelet<'_> {
     async fn volumes(&self, pod: &Pod, namespace: &str, uid: &str) -> Option<Files> {
         let root = self.dir.path().join(namespace).join(uid);
         let mounts = root.join("etc");
-        let mut data = root.join("data");
-        for volume in pod.spec.as_ref()?.volumes.iter().flatten() {
+        let volumes = pod.spec.as_ref()?.volumes.as_deref().unwrap_or_default();
+        let claim = volumes.iter().find_map(|v| v.persistent_volume_claim.as_ref());
+        let data = match claim {
+            Some(claim) => self.dir.path().join(namespace).join("claims").join(&claim.claim_name),
+            None => root.join("data"),
+        };
+        fs::create_dir_all(&data).expect("the test's directory can be written");
+        for volume in volumes {
             let mut files: Vec<(String, Vec<u8>)> = Vec::new();
             if let Some(source) = &volume.config_map {
                 let api: Api<ConfigMap> = Api::namespaced(self.client.clone(), namespace);
@@ -211,17 +216,15 @@ impl Kubelet<'_> {
                 let api: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
                 let secret = api.get(source.secret_name.as_ref()?).await.ok()?;
                 files.extend(secret.data.unwrap_or_default().into_iter().map(|(name, bytes)| (name, bytes.0)));
-            } else if let Some(source) = &volume.persistent_volume_claim {
-                data = self.dir.path().join(namespace).join("claims").join(&source.claim_name);
             }
             let place = mounts.join(&volume.name);
             fs::create_dir_all(&place).expect("the test's directory can be written");
             for (name, bytes) in files {
                 let text = String::from_utf8_lossy(&bytes).replace(MOUNTS, &mounts.to_string_lossy());
+                let text = text.replace(DATA, &data.to_string_lossy());
                 fs::write(place.join(name), text).expect("the test's directory can be written");
             }
         }
-        fs::create_dir_all(&data).expect("the test's directory can be written");
         Some(Files { mounts, data })
     }
 
@@ -246,8 +249,7 @@ impl Kubelet<'_> {
             running.ended = Some(Timestamp::now());
             running.restarts += 1;
             running.ready = false;
-            let dir = running.command.iter().position(|arg| arg == "--dir").map(|at| running.command[at + 1].clone());
-            running.child = spawn(&running.command, Path::new(&dir.unwrap_or_default()));
+            running.child = spawn(&running.command, &running.data);
         }
         running.ready = answers_readyz(running.metrics_port).await;
         running.report(&api, true).await;
