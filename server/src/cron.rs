@@ -22,6 +22,9 @@ pub(crate) async fn run(server: &Arc<Server>) {
     let (mut last_ping, mut last_lease, mut last_replica, mut last_second) = (0, 0, clock::monotonic_ms(), 0);
     loop {
         tokio::time::sleep(Duration::from_millis(100)).await;
+        if server.cron_paused.load(Ordering::Acquire) {
+            continue;
+        }
         let now = clock::monotonic_ms();
         let settings = server.settings();
         server.rates.sample(now, &server.stats);

@@ -92,6 +92,9 @@ pub struct Server {
     /// The data set is being read from disk or from a master.
     pub loading: AtomicBool,
     pub active_expire: AtomicBool,
+    /// DEBUG PAUSE-CRON and DEBUG SET-SKIP-CHECKSUM-VALIDATION.
+    pub cron_paused: AtomicBool,
+    pub verify_dumps: AtomicBool,
     pub run_id: String,
     pub workers: usize,
     /// Changes since the last save.
@@ -138,6 +141,8 @@ impl Server {
             pause: Pause::default(),
             loading: AtomicBool::new(false),
             active_expire: AtomicBool::new(true),
+            cron_paused: AtomicBool::new(false),
+            verify_dumps: AtomicBool::new(true),
             run_id,
             workers,
             dirty: AtomicU64::new(0),
@@ -169,6 +174,7 @@ impl Server {
     /// parameter and says why.
     pub fn change_settings(&self, mut settings: Settings) -> Result<(), (&'static str, String)> {
         settings.derive();
+        settings.limits.verify_dump_checksum = self.verify_dumps.load(Ordering::Acquire);
         // Held over the whole change: two of them at once would each keep half of the other.
         let mut current = self.settings.write();
         let moved = |of: fn(&Settings) -> String| of(&current) != of(&settings);

@@ -171,8 +171,10 @@ fn the_documented_words_of_commands_are_redis_s() {
     for (name, own) in &ours {
         let Some(other) = redis.get(name) else { continue };
         let mut sorted = (own.clone(), other.clone());
-        (sorted.0.sort(), sorted.1.sort());
-        (sorted.0.dedup(), sorted.1.dedup());
+        sorted.0.sort();
+        sorted.1.sort();
+        sorted.0.dedup();
+        sorted.1.dedup();
         let lacking: Vec<_> = sorted.1.iter().filter(|word| !sorted.0.contains(word)).collect();
         assert!(lacking.is_empty(), "{name} has {own:?}, Redis {other:?}");
         compared += usize::from(!other.is_empty());
@@ -395,6 +397,9 @@ fn replies_can_be_turned_off_and_skipped() {
     .expect("it is sent");
     let got: Vec<String> = (0..3).map(|_| conn.read().expect("a reply").to_string()).collect();
     assert_eq!(got, ["\"one\"", "OK", "\"two\""]);
+    conn.send_raw(b"CLIENT REPLY SKIP\r\nCLIENT REPLY ON\r\nPING\r\n").expect("it is sent");
+    let got: Vec<String> = (0..2).map(|_| conn.read().expect("a reply").to_string()).collect();
+    assert_eq!(got, ["OK", "PONG"], "ON ends what SKIP began");
 }
 
 #[test]
@@ -410,6 +415,23 @@ fn access_times_stay_for_those_who_ask_for_it() {
     assert_ne!(conn.text("OBJECT IDLETIME a"), "0", "reading left it alone");
     conn.cmd("TOUCH a");
     assert_eq!(conn.text("OBJECT IDLETIME a"), "0");
+}
+
+#[test]
+fn what_a_scan_finds_expired_is_deleted_and_told_to_replicas() {
+    let (master, replica) = (Server::ours(&[]), Server::ours(&[]));
+    follow(&replica, &master);
+    let (mut conn, mut other) = (master.conn(), replica.conn());
+    conn.cmd("DEBUG SET-ACTIVE-EXPIRE 0");
+    for key in ["a", "b", "c"] {
+        conn.call(&["SET", key, "1", "PX", "1"]);
+    }
+    conn.cmd("SET keep 1");
+    std::thread::sleep(Duration::from_millis(5));
+    assert_eq!((conn.text("DBSIZE"), conn.text("RANDOMKEY")), ("4".into(), "keep".into()));
+    assert!(conn.text("SCAN 0 COUNT 100").contains("keep"));
+    assert_eq!(conn.text("DBSIZE"), "1");
+    wait_for("the deletions to arrive", LONG, || other.text("DBSIZE") == "1");
 }
 
 #[test]

@@ -239,7 +239,7 @@ fn client(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         }
         (b"reply", 3) => match ctx.args.at(2).to_ascii_lowercase().as_slice() {
             b"on" => {
-                ctx.session.reply_off = false;
+                (ctx.session.reply_off, ctx.session.reply_skip) = (false, false);
                 ctx.session.out.ok();
             }
             b"off" => ctx.session.reply_off = true,

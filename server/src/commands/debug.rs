@@ -80,7 +80,48 @@ fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             drop(log);
             ctx.session.out.ok();
         }
-        (b"jmap" | b"log", _) => ctx.session.out.ok(),
+        (b"jmap", 2) => ctx.session.out.ok(),
+        (b"log", 3) => {
+            tracing::warn!("DEBUG LOG: {}", String::from_utf8_lossy(ctx.args.at(2)));
+            ctx.session.out.ok();
+        }
+        (b"error", 3) => {
+            let text = String::from_utf8_lossy(ctx.args.at(2)).replace(['\r', '\n'], " ");
+            ctx.session.out.error(&text);
+        }
+        (b"pause-cron", 3) => {
+            ctx.server.cron_paused.store(ctx.args.at(2) == b"1", Ordering::Release);
+            ctx.session.out.ok();
+        }
+        (b"set-skip-checksum-validation", 3) => {
+            ctx.server.verify_dumps.store(ctx.args.at(2) != b"1", Ordering::Release);
+            let settings = crate::config::Settings::clone(&ctx.server.settings());
+            ctx.server.change_settings(settings).map_err(|(_, reason)| CommandError::text(format!("ERR {reason}")))?;
+            ctx.session.out.ok();
+        }
+        (b"replicate", 3..) => {
+            let argv: Vec<&[u8]> = ctx.args.skip(2).iter().collect();
+            let mut bytes = Vec::new();
+            resp::encode_command(&mut bytes, &argv);
+            ctx.server.repl.log.lock().append(ctx.session.db, &bytes);
+            ctx.server.repl.wake_feeds();
+            ctx.session.out.ok();
+        }
+        (b"protocol", 3) => protocol(ctx)?,
+        (b"segfault" | b"panic" | b"assert" | b"oom", 2) => {
+            tracing::error!("DEBUG {}: the process ends as in a crash", String::from_utf8_lossy(&word));
+            std::process::abort();
+        }
+        (b"help", 2) => {
+            let lines = [
+                "DEBUG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+                "CHANGE-REPL-ID, DIGEST, DIGEST-VALUE key [key ...], ERROR text, JMAP, LOG text, OBJECT key, PANIC,",
+                "PAUSE-CRON 0|1, POPULATE count [prefix] [size], PROTOCOL type, RELOAD [NOSAVE], REPLICATE command [arg ...],",
+                "SET-ACTIVE-EXPIRE 0|1, SET-SKIP-CHECKSUM-VALIDATION 0|1, SLEEP seconds",
+            ];
+            ctx.session.out.array(lines.len());
+            lines.iter().for_each(|line| ctx.session.out.simple(line));
+        }
         _ => {
             let word = String::from_utf8_lossy(ctx.args.at(1)).into_owned();
             let text = format!("ERR unknown subcommand or wrong number of arguments for '{word}'. Try DEBUG HELP.");
@@ -88,6 +129,53 @@ fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         }
     }
     Ok(Next::Continue)
+}
+
+/// DEBUG PROTOCOL type: a reply of that type.
+fn protocol(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
+    let out = &mut ctx.session.out;
+    match ctx.args.at(2).to_ascii_lowercase().as_slice() {
+        b"string" => out.bulk(b"Hello World"),
+        b"integer" => out.int(12345),
+        b"double" => out.double(3.141),
+        b"null" => out.null(),
+        b"array" => {
+            out.array(3);
+            (0..3).for_each(|n| out.int(n));
+        }
+        b"set" => {
+            out.set(3);
+            (0..3).for_each(|n| out.int(n));
+        }
+        b"map" => {
+            out.map(3);
+            for n in 0..3 {
+                out.int(n);
+                out.bool(n == 1);
+            }
+        }
+        b"attrib" => {
+            if out.resp3() {
+                out.raw(b"|1\r\n$14\r\nkey-popularity\r\n*2\r\n$7\r\nkey:123\r\n:90\r\n");
+            }
+            out.bulk(b"Some real reply following the attribute");
+        }
+        b"push" => {
+            out.push(2);
+            out.bulk(b"server-cpu-usage");
+            out.int(42);
+        }
+        b"verbatim" => out.verbatim("txt", b"This is a verbatim\nstring"),
+        b"true" => out.bool(true),
+        b"false" => out.bool(false),
+        b"bignum" if out.resp3() => out.raw(b"(1234567999999999999999999999999999999\r\n"),
+        b"bignum" => out.bulk(b"1234567999999999999999999999999999999"),
+        _ => {
+            let text = "ERR Wrong protocol type name. Please use one of the following: string|integer|double|null|array|set|map|attrib|push|verbatim|true|false";
+            return Err(CommandError::Static(text));
+        }
+    }
+    Ok(())
 }
 
 /// Saves and loads again: what is in memory must be what is on the disk.

@@ -299,7 +299,9 @@ where
 {
     let Some(id) = *reader else { return Err(End::Snapshot) };
     let (mut out, mut input, mut parser) = (Vec::new(), Vec::new(), RequestParser::default());
+    let mut soft = SoftLimit::default();
     loop {
+        soft.check(server, id, clock::monotonic_ms())?;
         if feed.closed.load(Ordering::Acquire) || session.client.killed.load(Ordering::Acquire) {
             return Err(End::Closed);
         }
@@ -307,7 +309,8 @@ where
         // for it at the end of what has come.
         out.clear();
         let silent = marked && feed.state() == FeedState::Sending;
-        if !silent && server.repl.log.lock().log.read(id, CHUNK, &mut out)? > 0 {
+        let got = if silent { 0 } else { server.repl.log.lock().log.read(id, CHUNK, &mut out)? };
+        if got > 0 {
             server.stats.output_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
             server.stats.replica_output_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
             write_all(write, &out, limit).await?;
@@ -335,6 +338,33 @@ where
                 }
             }
         }
+    }
+}
+
+/// `client-output-buffer-limit replica`: more than the soft limit may wait for a replica for so many seconds.
+#[derive(Default)]
+struct SoftLimit {
+    over_since_ms: Option<u64>,
+}
+
+impl SoftLimit {
+    fn check(&mut self, server: &Server, id: ReaderId, now_ms: u64) -> Result<(), End> {
+        let limit = server.settings().client_output_buffer_limit.replica;
+        let (behind, backlog) = {
+            let log = server.repl.log.lock();
+            (log.log.behind(id).unwrap_or(0), log.log.backlog_size())
+        };
+        // What the backlog holds anyway costs nothing.
+        if limit.soft == 0 || behind <= limit.soft.max(backlog) {
+            self.over_since_ms = None;
+            return Ok(());
+        }
+        let since = *self.over_since_ms.get_or_insert(now_ms);
+        if now_ms - since >= limit.seconds * 1000 {
+            server.stats.output_limit_disconnections.fetch_add(1, Ordering::Relaxed);
+            return Err(CutOff { behind, limit: limit.soft }.into());
+        }
+        Ok(())
     }
 }
 

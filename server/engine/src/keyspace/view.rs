@@ -577,12 +577,15 @@ impl<'a> KeysView<'a> {
         let mut shard = (cursor >> Cursor::BITS) as usize;
         let mut position = Cursor::from_bits(cursor);
         let (mut seen, mut visits) = (0, 0usize);
+        let mut expired: Vec<Box<[u8]>> = Vec::new();
         while shard < self.keyspace.shard_count() {
             let next = self.locked.shard_mut(shard).dbs[db].visit(position, false, |_, entry| {
                 let entry = entry.as_ref();
                 seen += 1;
                 if keep || entry.expires_ms().is_none_or(|at| at > now_ms) {
                     f(entry);
+                } else {
+                    expired.push(entry.key().into());
                 }
             });
             match next {
@@ -597,7 +600,17 @@ impl<'a> KeysView<'a> {
                 break;
             }
         }
+        self.delete_expired(&expired);
         if shard == self.keyspace.shard_count() { 0 } else { (shard as u64) << Cursor::BITS | position.bits() }
+    }
+
+    /// Deletes what was found to be expired, where that is this instance's to do.
+    fn delete_expired(&mut self, keys: &[Box<[u8]>]) {
+        for key in keys {
+            self.forget_hash();
+            let _ = self.find(key);
+        }
+        self.forget_hash();
     }
 
     /// A living key chosen at random, copied; expired ones are passed over.
@@ -620,6 +633,7 @@ impl<'a> KeysView<'a> {
         })?;
         let now_ms = self.now_ms;
         let mut position = Cursor::from_bits(rng.next_u64());
+        let mut expired: Vec<Box<[u8]>> = Vec::new();
         for _ in 0..=shards {
             let mut wraps = 0;
             while wraps < 2 {
@@ -628,9 +642,12 @@ impl<'a> KeysView<'a> {
                     let entry = entry.as_ref();
                     if entry.expires_ms().is_none_or(|at| at > now_ms) {
                         candidates.push(Box::from(entry.key()));
+                    } else {
+                        expired.push(entry.key().into());
                     }
                 });
                 if !candidates.is_empty() {
+                    self.delete_expired(&expired);
                     return Some(candidates.swap_remove(rng.below(candidates.len())));
                 }
                 match next {
@@ -643,6 +660,7 @@ impl<'a> KeysView<'a> {
             }
             shard = (shard + 1) % shards;
         }
+        self.delete_expired(&expired);
         None
     }
 
