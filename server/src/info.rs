@@ -249,6 +249,10 @@ fn replication(server: &Server, settings: &Settings, out: &mut String) {
         if !refused.is_empty() {
             line(out, "master_sync_refused", refused);
         }
+        let divergent = link.divergent_bytes.load(Ordering::Relaxed);
+        if divergent > 0 {
+            line(out, "divergent_bytes_saved", divergent);
+        }
         line(out, "slave_priority", settings.replica_priority);
         line(out, "slave_read_only", flag(settings.replica_read_only));
         line(out, "replica_announced", flag(settings.replica_announced));

@@ -418,6 +418,32 @@ fn refusal(local: &Local, change: impl FnOnce(&mut Command)) -> String {
     text.trim().to_string()
 }
 
+/// R8: a write that only the lost master had is not in the datastore any more, but it is not gone either.
+#[test]
+fn what_only_the_old_master_had_is_saved_aside() {
+    let local = Local::start(1, "");
+    local.client().cmd("SET base 1");
+    let (old, was) = local.master();
+    let (new, replica) = local.status().into_iter().find(|(name, _)| *name != old).unwrap();
+    // Cut off without anything in a socket's buffer.
+    kill("-STOP", replica.pid);
+    let mut conn = local.conn(was.port);
+    conn.cmd("CLIENT KILL TYPE replica");
+    assert_eq!(conn.text("SET tail only-here"), "OK");
+    kill("-STOP", was.pid);
+    kill("-CONT", replica.pid);
+    wait_for("the failover", LIMIT, || local.try_status().is_some_and(|(_, rows)| rows[&new].role == "master"));
+    wait_for("a write", LIMIT, || local.try_conn(local.master_port).is_ok_and(|mut c| c.text("SET base 2") == "OK"));
+    kill("-CONT", was.pid);
+    local.wait_well(1);
+    let mut conn = local.conn(was.port);
+    assert_eq!((conn.text("GET base").as_str(), conn.text("EXISTS tail").as_str()), ("2", "0"));
+    let saved = fs::read(local.dir().join(&old).join("divergent-1.log")).expect("the tail was saved");
+    let saved = String::from_utf8_lossy(&saved);
+    assert!(saved.contains("only-here") && !saved.contains("base"), "{saved}");
+    assert_ne!(conn.info("divergent_bytes_saved"), "");
+}
+
 #[test]
 fn bad_input_is_refused_with_a_sentence_that_names_it() {
     let local = Local::prepare();

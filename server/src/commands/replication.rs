@@ -139,9 +139,13 @@ fn replconf(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         }
     }
     if eq_ignore_case(ctx.args.get(1).unwrap_or_default(), "rr-epoch") {
-        // R5: a managed replica has caught up when it holds what there is now.
-        let end = ctx.server.repl.log.lock().log.end();
-        ctx.session.out.simple(&format!("OK {end}"));
+        // R5: a managed replica has caught up when it holds what there is now. R8: up to where histories agreed before.
+        let (end, history) = {
+            let log = ctx.server.repl.log.lock();
+            (log.log.end(), log.history)
+        };
+        let shared = history.second_offset.unwrap_or(0);
+        ctx.session.out.simple(&format!("OK {end} {} {shared}", history.second));
     } else {
         ctx.session.out.ok();
     }

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Target, failover};
+use super::{Target, divergent, failover};
 use crate::clients::Kind;
 use crate::clock;
 use crate::dispatch::{Origin, Session, execute_alone};
@@ -54,7 +54,15 @@ pub async fn run(server: Arc<Server>) {
             server.repl.target_changed.notified().await;
             continue;
         };
-        let mut link = Link { server: &server, target, generation, buf: Vec::new(), stream: None, master_end: None };
+        let mut link = Link {
+            server: &server,
+            target,
+            generation,
+            buf: Vec::new(),
+            stream: None,
+            master_end: None,
+            master_second: None,
+        };
         let end = link.follow().await;
         let info = &server.repl.link;
         info.syncing.store(false, Ordering::Release);
@@ -83,6 +91,8 @@ struct Link<'s> {
     stream: Option<TcpStream>,
     /// What a managed master had when this replica announced itself.
     master_end: Option<u64>,
+    /// The history that a managed master has continued, and up to where.
+    master_second: Option<(ReplId, u64)>,
 }
 
 impl Link<'_> {
@@ -202,8 +212,11 @@ impl Link<'_> {
             let volume = format!("{:016x}", self.server.repl.role.lock().durable.volume);
             let answer = self.ask(&["REPLCONF", "rr-epoch", &epoch.to_string(), "rr-volume", &volume]).await?;
             // R1: who knows no epochs is not master of ours. R5: this much there is to catch up with.
-            let Some(end) = answer.strip_prefix("+OK") else { return Err(LinkError::Refused(answer)) };
-            self.master_end = end.trim().parse().ok();
+            let Some(known) = answer.strip_prefix("+OK") else { return Err(LinkError::Refused(answer)) };
+            let mut known = known.split_whitespace();
+            self.master_end = known.next().and_then(|end| end.parse().ok());
+            let second = known.next().and_then(|id| ReplId::parse(id.as_bytes()));
+            self.master_second = second.zip(known.next().and_then(|offset| offset.parse().ok()));
         }
         // The new master is told to take the role by the request to follow it.
         let failing_over = self.server.repl.failover.lock().is_in_progress();
@@ -332,6 +345,9 @@ impl Link<'_> {
             }
         }
         *info.refused.lock() = "";
+        if server.repl.managed {
+            divergent::save(server, id, self.master_second)?;
+        }
         // From here on the file on the disk is the new data set, whatever happens to this process.
         let path = persistence::adopt_file(server, &temp.0)?;
         server.loading.store(true, Ordering::Release);

@@ -4,6 +4,7 @@
 //! `link` follows a master, `managed` obeys the operator. What may be decided without a socket is decided in the
 //! `replication` crate.
 
+mod divergent;
 mod failover;
 mod feed;
 mod link;
@@ -82,6 +83,8 @@ pub struct LinkInfo {
     /// Why a full sync was refused, see `replication::FenceView`.
     pub refused: Mutex<&'static str>,
     pub accept_once: AtomicBool,
+    /// Bytes that were saved aside because a new master did not have them (R8).
+    pub divergent_bytes: AtomicU64,
     /// Offset up to which the stream was read.
     pub read_offset: AtomicU64,
 }
