@@ -162,7 +162,7 @@ fn human(bytes: usize) -> String {
 fn persistence(server: &Server, _: &Settings, out: &mut String) {
     let p = &server.persistence;
     line(out, "loading", flag(server.loading.load(Ordering::Relaxed)));
-    line(out, "async_loading", 0);
+    line(out, "async_loading", flag(server.repl.link.loading_aside.load(Ordering::Relaxed)));
     line(out, "current_cow_size", 0);
     line(out, "rdb_changes_since_last_save", server.dirty.load(Ordering::Relaxed));
     line(out, "rdb_bgsave_in_progress", flag(p.saving.load(Ordering::Relaxed)));

@@ -55,6 +55,9 @@ fn run(args: &[String]) -> Result<(), String> {
     if !hints.is_empty() {
         tracing::warn!("Kept and shown, but nothing comes of them in this server: {}", hints.join(", "));
     }
+    if settings.managed && settings.repl_diskless_load != config::DisklessLoad::Disabled {
+        tracing::warn!("repl-diskless-load is not for managed instances: they receive a full resync on their disk");
+    }
     let (listening, opened) = net::Listening::open(&settings)?;
     if !settings.pidfile.is_empty() {
         std::fs::write(&settings.pidfile, format!("{pid}\n")).map_err(|e| format!("Can't write the pidfile: {e}"))?;

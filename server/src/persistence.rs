@@ -5,11 +5,12 @@
 //! there is one whole file.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use engine::Keyspace;
 use engine::keyspace::{SnapshotWalk, WalkStep};
 use engine::rdb::{self, Crc64, Event, RdbError, Reader};
 use parking_lot::Mutex;
@@ -334,9 +335,19 @@ impl Loaded {
 
 /// Reads a file. `into`: loads the keys; otherwise it is only checked and counted. `progress` is called now and then.
 pub fn read_file(server: &Server, path: &Path, into: bool, progress: &mut dyn FnMut(u64)) -> Result<Loaded, RdbError> {
-    let settings = server.settings();
     let file = File::open(path).map_err(|source| RdbError::Io { offset: 0, source })?;
-    let mut reader = Reader::new(file, settings.rdbchecksum, &settings.limits)?;
+    read_stream(server, file, into.then_some(&server.keyspace), progress)
+}
+
+/// The same from any stream, into any keyspace.
+pub fn read_stream(
+    server: &Server,
+    input: impl Read,
+    into: Option<&Keyspace>,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Loaded, RdbError> {
+    let settings = server.settings();
+    let mut reader = Reader::new(input, settings.rdbchecksum, &settings.limits)?;
     let now = clock::unix_ms();
     let clock = (now / 1000) as u32 & 0xFF_FFFF;
     let (mut loaded, mut db, mut count) = (Loaded::default(), 0usize, 0u64);
@@ -375,13 +386,13 @@ pub fn read_file(server: &Server, path: &Path, into: bool, progress: &mut dyn Fn
                 }
                 loaded.keys += 1;
                 let access = clock.wrapping_sub(idle_seconds.unwrap_or(0) as u32) & 0xFF_FFFF;
-                if into && !server.keyspace.load(db, &key, value, expires_ms, access) {
+                if into.is_some_and(|keyspace| !keyspace.load(db, &key, value, expires_ms, access)) {
                     let key = Some(String::from_utf8_lossy(&key).into_owned());
                     return Err(RdbError::Corrupt { offset: reader.offset(), key, what: "a key that is there twice" });
                 }
             }
             Event::End => {
-                if into {
+                if into.is_some() {
                     server.persistence.loaded_keys.store(loaded.keys, Ordering::Relaxed);
                     server.persistence.loaded_expired.store(loaded.expired, Ordering::Relaxed);
                 }

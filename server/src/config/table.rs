@@ -6,7 +6,7 @@
 use engine::Limits;
 
 use super::values::{
-    Access, Among, FileName, Folder, Limit as _, LogLevel, Memory, MemoryOrShare, NotYetBut, OnSignal, OutputLimits,
+    Access, Among, DisklessLoad, FileName, Folder, Limit as _, LogLevel, Memory, MemoryOrShare, NotYetBut, OnSignal, OutputLimits,
     Param as _, Percentiles, Permissions, PropagationErrors, ReplicaOf, SaveRules, Seen, Supervised, Words,
 };
 
@@ -228,7 +228,7 @@ parameters! {
     "repl-diskless-sync" repl_diskless_sync: bool = true, Live;
     "repl-diskless-sync-delay" repl_diskless_sync_delay: i64 = 5, Live, INT;
     "repl-diskless-sync-max-replicas" repl_diskless_sync_max_replicas: i64 = 0, Live, INT;
-    "repl-diskless-load" repl_diskless_load: String = text("disabled"), Live, NotYetBut(&["disabled"]);
+    "repl-diskless-load" repl_diskless_load: DisklessLoad = DisklessLoad::Disabled, Live;
     "min-replicas-to-write" / "min-slaves-to-write" min_replicas_to_write: i64 = 0, Live, INT;
     "min-replicas-max-lag" / "min-slaves-max-lag" min_replicas_max_lag: i64 = 10, Live, INT;
     "propagation-error-behavior" propagation_error_behavior: PropagationErrors = PropagationErrors::Ignore, Live;

@@ -46,6 +46,7 @@ fn other_value(p: &Parameter) -> Option<String> {
         "normal 1 2 3",
         "now force",
         "10 20 30",
+        "swapdb",
     ];
     let fits = |text: &&&str| {
         **text != default && (p.set)(&mut settings, &[**text], Seen::First).is_ok() && (p.get)(&settings) != default

@@ -425,6 +425,18 @@ choices! {
 }
 
 choices! {
+    /// Where a full resync is received.
+    DisklessLoad {
+        /// In a file.
+        Disabled = "disabled",
+        /// In memory, if there is no data here.
+        OnEmptyDb = "on-empty-db",
+        /// In memory, beside the data that is here.
+        SwapDb = "swapdb",
+    }
+}
+
+choices! {
     Supervised { Upstart = "upstart", Systemd = "systemd", Auto = "auto", No = "no" }
 }
 

@@ -7,7 +7,7 @@
 //! ```
 //! The stream is run as it comes and appended verbatim to our own log, so offsets agree down a chain of replicas.
 
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,11 +23,12 @@ use super::{Target, divergent, failover};
 use crate::clients::Kind;
 use crate::clock;
 use crate::dispatch::{Origin, Session, execute_alone};
-use crate::persistence;
+use crate::config::DisklessLoad;
+use crate::persistence::{self, Loaded};
 use crate::state::Server;
 
 #[derive(Debug, thiserror::Error)]
-enum LinkError {
+pub(super) enum LinkError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("no sign of life from MASTER for too long")]
@@ -82,13 +83,13 @@ pub async fn run(server: Arc<Server>) {
     }
 }
 
-struct Link<'s> {
-    server: &'s Arc<Server>,
+pub(super) struct Link<'s> {
+    pub(super) server: &'s Arc<Server>,
     target: Target,
     generation: u64,
     /// Received and not yet looked at.
-    buf: Vec<u8>,
-    stream: Option<TcpStream>,
+    pub(super) buf: Vec<u8>,
+    pub(super) stream: Option<TcpStream>,
     /// What a managed master had when this replica announced itself.
     master_end: Option<u64>,
     /// The history that a managed master has continued, and up to where.
@@ -100,7 +101,7 @@ impl Link<'_> {
         Duration::from_secs(self.server.settings().repl_timeout as u64)
     }
 
-    fn check_changed(&self) -> Result<(), LinkError> {
+    pub(super) fn check_changed(&self) -> Result<(), LinkError> {
         if self.server.repl.generation() == self.generation { Ok(()) } else { Err(LinkError::Changed) }
     }
 
@@ -109,7 +110,7 @@ impl Link<'_> {
     }
 
     /// Reads more, or fails on a time-out, on the end of the stream, or when another master is set.
-    async fn fill(&mut self) -> Result<usize, LinkError> {
+    pub(super) async fn fill(&mut self) -> Result<usize, LinkError> {
         self.check_changed()?;
         let (limit, server) = (self.limit(), Arc::clone(self.server));
         let n = loop {
@@ -132,7 +133,7 @@ impl Link<'_> {
     }
 
     /// One line without its end; empty lines are signs of life.
-    async fn line(&mut self) -> Result<String, LinkError> {
+    pub(super) async fn line(&mut self) -> Result<String, LinkError> {
         loop {
             if let Some(end) = self.buf.iter().position(|&b| b == b'\n') {
                 let line: Vec<u8> = self.buf.drain(..=end).collect();
@@ -269,54 +270,17 @@ impl Link<'_> {
         let info = &self.server.repl.link;
         info.syncing.store(true, Ordering::Release);
         info.sync_read.store(0, Ordering::Relaxed);
+        let load = self.server.settings().repl_diskless_load;
+        let empty = self.server.keyspace.is_empty();
+        // A managed instance answers with its disk for what it holds: it receives a file.
+        if !self.server.repl.managed && (load == DisklessLoad::SwapDb || load == DisklessLoad::OnEmptyDb && empty) {
+            return self.load_aside(id, offset).await;
+        }
         let dir = PathBuf::from(&self.server.settings().dir);
         let temp = TempFile(dir.join(format!("temp-{}.{}.rdb", clock::unix_ms() / 1000, std::process::id())));
-        self.receive(&temp.0).await?;
+        self.receive_file(&temp.0).await?;
         self.check_changed()?;
         self.install(&temp, id, offset)
-    }
-
-    /// Receives the RDB into a file.
-    async fn receive(&mut self, path: &std::path::Path) -> Result<(), LinkError> {
-        const MARK: usize = 40;
-        let head = self.line().await?;
-        if head.starts_with('-') {
-            return Err(LinkError::Refused(head));
-        }
-        let body = head.strip_prefix('$').ok_or_else(|| LinkError::Protocol(head.clone()))?;
-        let mark = body.strip_prefix("EOF:").map(|mark| mark.as_bytes().to_vec());
-        if mark.as_ref().is_some_and(|mark| mark.len() != MARK) {
-            return Err(LinkError::Protocol(head));
-        }
-        let mut left = match &mark {
-            Some(_) => u64::MAX,
-            None => body.parse().map_err(|_| LinkError::Protocol(head.clone()))?,
-        };
-        self.server.repl.link.sync_total.store(if mark.is_some() { 0 } else { left }, Ordering::Relaxed);
-        let mut file = std::fs::File::create(path)?;
-        loop {
-            // With a mark its bytes stay in the buffer until it is certain that they are not it.
-            let ends = mark.as_ref().is_some_and(|mark| self.buf.ends_with(mark));
-            let take = match &mark {
-                Some(_) => self.buf.len().saturating_sub(MARK),
-                None => self.buf.len().min(usize::try_from(left).unwrap_or(usize::MAX)),
-            };
-            file.write_all(&self.buf[..take])?;
-            self.buf.drain(..take);
-            left -= take as u64;
-            self.server.repl.link.sync_read.fetch_add(take as u64, Ordering::Relaxed);
-            if ends {
-                self.buf.clear();
-                break;
-            }
-            if mark.is_none() && left == 0 {
-                break;
-            }
-            self.buf.reserve(256 * 1024);
-            self.fill().await?;
-        }
-        file.sync_all()?;
-        Ok(())
     }
 
     /// Judges what was received and makes it the data set.
@@ -337,12 +301,7 @@ impl Link<'_> {
         if own.keys > 0 {
             // The data here is given up only for a file that is whole, and that passes the fence.
             let offered = persistence::read_file(server, &temp.0, false, &mut alive)?;
-            if let Err(reason) = own.judge(offered.fence())
-                && !info.accept_once.swap(false, Ordering::AcqRel)
-            {
-                *info.refused.lock() = reason;
-                return Err(LinkError::Fenced(reason));
-            }
+            self.judge(own, &offered)?;
         }
         *info.refused.lock() = "";
         if server.repl.managed {
@@ -374,6 +333,20 @@ impl Link<'_> {
         info.syncing.store(false, Ordering::Release);
         server.dirty.store(0, Ordering::Release);
         Ok(result?)
+    }
+
+    /// The history fence: may this be given up for what the master offers?
+    pub(super) fn judge(&self, own: FenceView, offered: &Loaded) -> Result<(), LinkError> {
+        let info = &self.server.repl.link;
+        let verdict = if own.keys > 0 { own.judge(offered.fence()) } else { Ok(()) };
+        if let Err(reason) = verdict
+            && !info.accept_once.swap(false, Ordering::AcqRel)
+        {
+            *info.refused.lock() = reason;
+            return Err(LinkError::Fenced(reason));
+        }
+        *info.refused.lock() = "";
+        Ok(())
     }
 
     /// Runs the stream.

@@ -1,7 +1,7 @@
 //! Replication, both ways, and the role of this instance.
 //!
 //! [`Replication`] is the shared state. `feed` serves one attached replica, `sync` makes the snapshots for full syncs,
-//! `link` follows a master, `managed` obeys the operator. What may be decided without a socket is decided in the
+//! `link` follows a master, `receive` takes its RDB, `managed` obeys the operator. What may be decided without a socket is decided in the
 //! `replication` crate.
 
 mod divergent;
@@ -9,6 +9,7 @@ mod failover;
 mod feed;
 mod link;
 mod managed;
+mod receive;
 mod sync;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -80,6 +81,8 @@ pub struct LinkInfo {
     pub down_since_ms: AtomicU64,
     pub sync_read: AtomicU64,
     pub sync_total: AtomicU64,
+    /// A full resync is being loaded beside the data set.
+    pub loading_aside: AtomicBool,
     /// Why a full sync was refused, see `replication::FenceView`.
     pub refused: Mutex<&'static str>,
     pub accept_once: AtomicBool,

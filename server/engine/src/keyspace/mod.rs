@@ -95,6 +95,11 @@ impl Keyspace {
         Self { shards, databases, seed }
     }
 
+    /// An empty one of the same shape: to load into, and to [`Keyspace::swap`] with.
+    pub fn empty_like(&self) -> Self {
+        Self::new(self.shards.len(), self.databases, self.seed)
+    }
+
     pub fn databases(&self) -> usize {
         self.databases
     }
