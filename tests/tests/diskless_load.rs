@@ -57,7 +57,10 @@ fn the_old_data_is_served_until_the_new_is_whole() {
     wait_for("the load to begin", LONG, || conn.info("async_loading") == "1");
     assert_eq!((conn.text("GET old"), conn.info("loading")), ("yes".into(), "0".into()));
     wait_for("the link", LONG, || conn.info("master_link_status") == "up");
-    assert_eq!((conn.text("GET old"), conn.text("DBSIZE"), conn.info("async_loading")), ("(nil)".into(), "20000".into(), "0".into()));
+    assert_eq!(
+        (conn.text("GET old"), conn.text("DBSIZE"), conn.info("async_loading")),
+        ("(nil)".into(), "20000".into(), "0".into())
+    );
 }
 
 #[test]

@@ -13,6 +13,6 @@ pub use file::{ConfigError, read_settings};
 pub use rewrite::rewrite;
 pub use table::{Class, PARAMETERS, Parameter, Settings};
 pub use values::{
-    Access, DisklessLoad, LogLevel, Memory, MemoryOrShare, OnSignal, OutputLimit, OutputLimits, Percentiles, Permissions,
-    PropagationErrors, ReplicaOf, SaveRule, SaveRules, Seen, Supervised, Words,
+    Access, DisklessLoad, LogLevel, Memory, MemoryOrShare, OnSignal, OutputLimit, OutputLimits, Percentiles,
+    Permissions, PropagationErrors, ReplicaOf, SaveRule, SaveRules, Seen, Supervised, Words,
 };

@@ -6,8 +6,9 @@
 use engine::Limits;
 
 use super::values::{
-    Access, Among, DisklessLoad, FileName, Folder, Limit as _, LogLevel, Memory, MemoryOrShare, NotYetBut, OnSignal, OutputLimits,
-    Param as _, Percentiles, Permissions, PropagationErrors, ReplicaOf, SaveRules, Seen, Supervised, Words,
+    Access, Among, DisklessLoad, FileName, Folder, Limit as _, LogLevel, Memory, MemoryOrShare, NotYetBut, OnSignal,
+    OutputLimits, Param as _, Percentiles, Permissions, PropagationErrors, ReplicaOf, SaveRules, Seen, Supervised,
+    Words,
 };
 
 /// When a parameter may change, and what comes of it.

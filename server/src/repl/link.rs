@@ -22,8 +22,8 @@ use tokio::time::timeout;
 use super::{Target, divergent, failover};
 use crate::clients::Kind;
 use crate::clock;
-use crate::dispatch::{Origin, Session, execute_alone};
 use crate::config::DisklessLoad;
+use crate::dispatch::{Origin, Session, execute_alone};
 use crate::persistence::{self, Loaded};
 use crate::state::Server;
 
