@@ -126,6 +126,12 @@ fn hand_over(
     o.answering(target).is_some_and(|s| s.offset >= status.offset)
 }
 
+/// FAILOVER's D: after so long on this clock, a lease has run out on every other. Clocks may differ in pace by 2 %; what a
+/// replica says is left of its grant has the same room.
+fn outlasting(lease_ms: u64) -> u64 {
+    lease_ms + lease_ms / 50
+}
+
 /// R5.2 *Fence* and R5.3: the old master takes no writes any more.
 fn fenced(o: &Observed, record: &Record, promised: &[Promised<'_>], now_ms: u64) -> Result<(), String> {
     let Some(old) = &record.master else { return Ok(()) };
@@ -145,7 +151,7 @@ fn fenced(o: &Observed, record: &Record, promised: &[Promised<'_>], now_ms: u64)
         ));
     }
     let operator = o.last_grant_ms.max(o.holder_since_ms).unwrap_or(now_ms);
-    if operator + o.lease_ms > now_ms {
+    if operator + outlasting(o.lease_ms) > now_ms {
         return Err(format!("waiting for the operator's lease of {} to run out", old.name));
     }
     Ok(())
@@ -208,7 +214,7 @@ fn choose<'p, 'o>(
     let Some(best) = best else {
         return Err("NoMemberHasData: no reachable member holds data; bring one back, or say allow-data-loss".into());
     };
-    if !o.allow_data_loss && joins_too_early(record, promised, best) {
+    if !o.allow_data_loss && joins_too_early(record, promised, best) && somebody_is_missing(o, record, promised) {
         return Err(format!(
             "{} has the highest history and is becoming a member: waiting for others who hold as much",
             best.name
@@ -237,6 +243,12 @@ fn joins_too_early(record: &Record, promised: &[Promised<'_>], best: &Promised<'
         Some(p.name) != old && record.has(p.name, &p.status.volume) && p.status.history_epoch >= previous.until
     };
     !previous.has(best.name, &best.status.volume) && promised.iter().filter(holds).count() < record.quorum as usize
+}
+
+/// A member of either configuration has not answered yet, and may hold as much. One that has another volume now does not.
+fn somebody_is_missing(o: &Observed, record: &Record, promised: &[Promised<'_>]) -> bool {
+    let lost = |m: &Member| o.answering(&m.name).is_some_and(|s| s.volume != m.volume);
+    record.voters().iter().any(|m| !lost(m) && !promised.iter().any(|p| p.name == m.name))
 }
 
 /// R5.5: the choice goes into the record; it is told afterwards.

@@ -225,7 +225,9 @@ fn r5_3_leases_are_waited_for_when_the_end_is_not_known() {
     let mut o = observed(&text, Some("2 master=m pending"));
     o.last_grant_ms = Some(NOW - 1000);
     check(&o, "");
-    o.last_grant_ms = Some(NOW - 2000);
+    o.last_grant_ms = Some(NOW - 2039);
+    check(&o, "");
+    o.last_grant_ms = Some(NOW - 2040);
     check(&o, "record 2 master a");
     o.holder_since_ms = Some(NOW - 500);
     check(&o, "");
@@ -468,6 +470,11 @@ fn r11_who_joins_is_not_chosen_before_a_quorum_has_seen_the_change() {
     o.ended.insert("i-m".into());
     check(&o, "start m");
     assert!(plan(&o, NOW).summary.contains("becoming a member"));
+    // All have answered: nobody holds more, and it was waited for ever.
+    let text = text.replace("m\n", "m awaiting 3/0 1:80 incomplete\n");
+    let mut o = unsettled(&text, "3 master=m pending quorum=2", &["m", "a", "b"]);
+    o.ended.insert("i-m".into());
+    check(&o, "record 3 master c unsettled");
 }
 
 #[test]

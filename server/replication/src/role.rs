@@ -23,6 +23,11 @@ pub use crate::durable::Durable;
 /// Requests for leases that are remembered. At four in a lease, this is four leases back: older ones have run out.
 const ASKED_MAX: usize = 16;
 
+/// FAILOVER's D: after so long on this clock, a lease has run out on every other. Clocks may differ in pace by 2 %.
+fn outlasting(lease_ms: u64) -> u64 {
+    lease_ms + lease_ms / 50
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RoleState {
     Awaiting,
@@ -95,7 +100,7 @@ impl Role {
             caught_up: false,
             accept_once: false,
             lease_ms,
-            grant_until: now_ms + lease_ms,
+            grant_until: now_ms + outlasting(lease_ms),
             paused_until: 0,
             catch_up_offset: None,
         }
@@ -289,7 +294,7 @@ impl Role {
 
     /// This replica acknowledges, which grants its master a lease (R3, R4).
     pub fn granted(&mut self, now_ms: u64) {
-        self.grant_until = self.grant_until.max(now_ms.saturating_add(self.lease_ms));
+        self.grant_until = self.grant_until.max(now_ms.saturating_add(outlasting(self.lease_ms)));
     }
 
     /// R2's `lease-left`.
