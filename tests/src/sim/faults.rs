@@ -20,6 +20,7 @@ enum Kind {
     Partition,
     OneWay,
     Isolate,
+    LeaveAlone,
     Slow,
     Cut,
     Kill,
@@ -38,10 +39,11 @@ enum Kind {
     Save,
 }
 
-const KINDS: [Kind; 19] = [
+const KINDS: [Kind; 20] = [
     Kind::Partition,
     Kind::OneWay,
     Kind::Isolate,
+    Kind::LeaveAlone,
     Kind::Slow,
     Kind::Cut,
     Kind::Kill,
@@ -126,6 +128,7 @@ impl World {
                 let pairs = others.flat_map(|end| [(end, master), (master, end)]).collect();
                 self.block(pairs);
             }
+            Kind::LeaveAlone => self.leave_alone(master),
             Kind::Slow => {
                 let (from, to, us) = (self.any_end(), self.any_end(), self.rng.range(5_000, 1_200_000));
                 self.net.slow(from, to, us);
@@ -237,6 +240,35 @@ impl World {
         }
         let us = self.rng.range(100_000, 9_000_000);
         self.after(us, Event::End(Fault::Blocked(pairs)));
+    }
+
+    /// A master that goes on: first the operators lose it, then the replicas do. The longest that two can be taken for the
+    /// master.
+    fn leave_alone(&mut self, master: usize) {
+        let operators: Vec<usize> = (0..self.operators.len()).map(operator_end).collect();
+        let others: Vec<usize> = (0..self.spec.instances).filter(|&node| node != master).collect();
+        self.block(operators.iter().flat_map(|&end| [(end, master), (master, end)]).collect());
+        for (&from, &to) in operators.iter().flat_map(|from| others.iter().map(move |to| (from, to))) {
+            if self.rng.chance(300) {
+                self.net.slow(from, to, 900_000);
+                self.after(8_000_000, Event::End(Fault::Slow(from, to)));
+            }
+        }
+        let us = self.rng.range(1_500_000, 4_000_000);
+        self.after(us, Event::Desert { node: master });
+    }
+
+    /// The other instances lose it.
+    pub fn desert(&mut self, node: usize) {
+        if self.faults.over {
+            return;
+        }
+        let others = (0..self.spec.instances).filter(|&other| other != node);
+        self.block(others.flat_map(|other| [(other, node), (node, other)]).collect());
+        let conns = self.net.conns.iter().filter(|(_, conn)| conn.ends.iter().any(|end| end.node == node));
+        for conn in conns.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.cut(conn);
+        }
     }
 
     fn kill_for_a_time(&mut self, node: usize) {

@@ -5,6 +5,10 @@
 //! of events, carries bytes and questions ([`net`]), keeps disks and the record, and lets things go wrong ([`faults`]).
 //! After every step judges look at all of it ([`judges`]). A rule made weaker must make a judge speak ([`weaken`]).
 //!
+//! Not seen in 2000 seeds, or not often enough to ask for it in each test: a lease granted while `target` is set (once in
+//! 2000 seeds), the rest of a grant that is counted from the question (6 in 2000), clocks that differ by three times of what there is room for (twice in 3000), a replica served in another
+//! epoch (R1, not once: an acknowledgement of another epoch does not count either).
+//!
 //! What a crash leaves: the state file, stored before each answer, and the last snapshot, whole. Memory is gone, so
 //! every write since that snapshot is.
 
@@ -48,8 +52,12 @@ pub enum Weakening {
     ChoiceByOffset,
     /// R5.4: histories are not compared.
     AnyoneIsChosen,
-    /// R5.1: the record is written whatever is there.
+    /// R5.1: the record is written whatever is there. Two operators act at a time: otherwise the lead would hide it.
     RecordWithoutPrecondition,
+    /// None: the rules ask for the lead where a lease is granted, and nowhere else.
+    LeadForLeasesOnly,
+    /// R3: clocks differ by more than the leases have room for.
+    ClocksDrift,
     /// R3: an operator goes on without the lead.
     ActsWithoutTheLead,
     /// R9: an instance without data may be chosen.
@@ -63,7 +71,7 @@ pub enum Weakening {
 }
 
 impl Weakening {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::GrantWhileTarget,
         Self::AnyIncarnation,
         Self::NoWait,
@@ -75,6 +83,8 @@ impl Weakening {
         Self::ChoiceByOffset,
         Self::AnyoneIsChosen,
         Self::RecordWithoutPrecondition,
+        Self::LeadForLeasesOnly,
+        Self::ClocksDrift,
         Self::ActsWithoutTheLead,
         Self::EmptyMayBeChosen,
         Self::PromisesAreForgotten,
@@ -105,7 +115,8 @@ impl Default for Config {
             quorum: None,
             weakening: None,
             faults_us: 30_000_000,
-            drift_ppm: 0,
+            // By half of what the leases have room for, so that two clocks differ by all of it.
+            drift_ppm: 10_000,
             without: vec![],
             watched: false,
         }

@@ -210,8 +210,19 @@ impl World {
     }
 
     fn leads(&self, operator: usize) -> bool {
-        self.operator_ms(operator) < self.operators[operator].lead_until_ms
+        self.holds_the_lead(operator)
             || self.is_weak(Weakening::ActsWithoutTheLead)
+            || self.is_weak(Weakening::RecordWithoutPrecondition)
+            || self.is_weak(Weakening::LeadForLeasesOnly)
+    }
+
+    fn holds_the_lead(&self, operator: usize) -> bool {
+        self.operator_ms(operator) < self.operators[operator].lead_until_ms
+    }
+
+    /// R3: it grants only while it leads.
+    fn may_grant(&self, operator: usize) -> bool {
+        self.holds_the_lead(operator) || self.is_weak(Weakening::ActsWithoutTheLead)
     }
 
     // ---- the conversation with an instance ----
@@ -506,19 +517,32 @@ impl World {
 
     pub fn give(&mut self, operator: usize, name: &str, order: Order) {
         let Some(node) = self.node_of(name) else { return };
+        if matches!(order, Order::Lease { .. }) && !self.may_grant(operator) {
+            return;
+        }
         let now_ms = self.operator_ms(operator);
         let at = &mut self.operators[operator];
         let view = &mut at.views[node];
         if view.in_flight.is_some() || view.pending.is_some() {
             return;
         }
-        let plans = at.record.as_ref().is_some_and(|record| record.target.is_none());
-        if let (Order::Lease { token, .. }, true) = (&order, plans) {
+        if let Order::Lease { token, .. } = &order {
             at.tenure.on_lease_sent(*token, now_ms);
         }
         view.in_flight = Some(InFlight { answered_ms: None });
         view.pending = Some(order);
         self.talk(operator, node);
+    }
+
+    /// An order beside the conversation, and nobody hears the answer.
+    pub fn whisper(&mut self, operator: usize, name: &str, order: &Order) {
+        let Some(node) = self.node_of(name) else { return };
+        let (life, node_life) = (self.operators[operator].life, self.operators[operator].views[node].life);
+        let ask = Ask::Order(told(order));
+        let said =
+            Said { operator, life, node, node_life, question: 0, ask, sticky: false, refused: None, status: None };
+        let us = self.net.delay_us(operator_end(operator), node, &mut self.rng);
+        self.after(us, Event::Request(Box::new(said)));
     }
 
     fn read_record(&mut self, operator: usize) {

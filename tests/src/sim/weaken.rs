@@ -3,7 +3,6 @@
 
 use operator::observe::{Observed, Status};
 use operator::plan::Order;
-use operator::record::{Record, Target};
 use replication::Order as Told;
 
 use super::world::World;
@@ -76,6 +75,8 @@ impl World {
             }
             Weakening::GrantWhileTarget
             | Weakening::RecordWithoutPrecondition
+            | Weakening::LeadForLeasesOnly
+            | Weakening::ClocksDrift
             | Weakening::ActsWithoutTheLead
             | Weakening::PromisesAreForgotten
             | Weakening::NoHistoryFence
@@ -85,12 +86,12 @@ impl World {
 
     /// Grants a lease that the plan would not, and does not remember it: the plan would wait for its end.
     pub fn grant_in_spite(&mut self, operator: usize, o: &Observed) {
-        let pending = |record: &&Record| matches!(record.target, Some(Target::Pending {}));
-        let Some(record) = o.record.as_ref().filter(pending) else { return };
+        let Some(record) = o.record.as_ref().filter(|record| record.target.is_some()) else { return };
         let Some(master) = record.master.as_ref().filter(|_| self.is_weak(Weakening::GrantWhileTarget)) else { return };
         let Some(status) = o.instances.get(&master.name).and_then(|i| i.status.as_ref()) else { return };
         let (epoch, incarnation, token) = (status.role_epoch, master.incarnation.clone(), status.token);
-        self.give(operator, &master.name, Order::Lease { epoch, incarnation, duration_ms: LEASE_MS, token });
+        let order = Order::Lease { epoch, incarnation, duration_ms: LEASE_MS, token };
+        self.whisper(operator, &master.name, &order);
     }
 
     /// What reaches an instance.

@@ -83,6 +83,7 @@ pub enum Event {
     ResumeOperator { operator: usize },
     Write,
     NextFault,
+    Desert { node: usize },
     End(Fault),
 }
 
@@ -148,7 +149,7 @@ impl World {
         let mut rng = Rng::new(seed);
         let instances = config.instances.unwrap_or_else(|| rng.range(1, 4) as usize);
         let quorum = config.quorum.unwrap_or_else(|| rng.below(3) as u32).min(instances as u32 - 1);
-        let drift = config.drift_ppm;
+        let drift = if config.weakening == Some(Weakening::ClocksDrift) { 60_000 } else { config.drift_ppm };
         let clock = |rng: &mut Rng| Clock {
             origin_ms: rng.below(1 << 32),
             drift_ppm: rng.below(2 * drift as u64 + 1) as i64 - drift,
@@ -256,6 +257,7 @@ impl World {
             Event::ResumeOperator { operator } => self.resume_operator(operator),
             Event::Write => self.on_write(),
             Event::NextFault => self.on_next_fault(),
+            Event::Desert { node } => self.desert(node),
             Event::End(fault) => self.end_fault(fault),
         }
     }
