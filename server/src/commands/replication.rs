@@ -182,6 +182,10 @@ fn wait(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     let timeout = resp::number::parse_i64(ctx.args.at(2));
     let timeout = timeout.ok_or(CommandError::Static("ERR timeout is not an integer or out of range"))?;
     let timeout_ms = u64::try_from(timeout).map_err(|_| CommandError::Static("ERR timeout is negative"))?;
+    // Redis adds it to the present time in ms.
+    if timeout.checked_add(crate::clock::unix_ms() as i64).is_none() {
+        return Err(CommandError::Static("ERR timeout is out of range"));
+    }
     let replicas = usize::try_from(replicas).unwrap_or(0);
     Ok(Next::Wait { replicas, offset: ctx.session.write_offset, timeout_ms })
 }

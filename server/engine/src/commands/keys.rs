@@ -10,7 +10,7 @@ family! { Generic, Acl::KEYSPACE;
     "del" del(-2, Keys::ALL, W) "1.0.0" "O(N) where N is the number of keys that will be removed." "Deletes one or more keys." "key [key ...]";
     "unlink" del(-2, Keys::ALL, WF) "4.0.0" "O(1) for each key removed." "Asynchronously deletes one or more keys." "key [key ...]";
     "exists" exists(-2, Keys::ALL, RF) "1.0.0" "O(N) where N is the number of keys to check." "Determines whether one or more keys exist." "key [key ...]";
-    "touch" exists(-2, Keys::ALL, RF) "3.2.1" "O(N) where N is the number of keys that will be touched." "Returns the number of existing keys out of those specified after updating the time they were last accessed." "key [key ...]";
+    "touch" touch(-2, Keys::ALL, RF) "3.2.1" "O(N) where N is the number of keys that will be touched." "Returns the number of existing keys out of those specified after updating the time they were last accessed." "key [key ...]";
     "type" type_of(2, Keys::ONE, RF) "1.0.0" "O(1)" "Determines the type of value stored at a key." "key";
     "rename" rename(3, Keys::TWO, W) "1.0.0" "O(1)" "Renames a key and overwrites the destination." "key newkey";
     "renamenx" renamenx(3, Keys::TWO, WF) "1.0.0" "O(1)" "Renames a key only when the target key name doesn't exist." "key newkey";
@@ -50,10 +50,16 @@ fn del(ctx: &mut Ctx<'_>) -> CommandResult {
     Ok(())
 }
 
-fn exists(ctx: &mut Ctx<'_>) -> CommandResult {
+fn touch(ctx: &mut Ctx<'_>) -> CommandResult {
     let n = ctx.args.skip(1).iter().filter(|key| ctx.keys.exists(key)).count();
     ctx.out.len_int(n);
     Ok(())
+}
+
+/// As TOUCH, but access times stay as they are.
+fn exists(ctx: &mut Ctx<'_>) -> CommandResult {
+    ctx.keys.leave_access_times();
+    touch(ctx)
 }
 
 fn type_of(ctx: &mut Ctx<'_>) -> CommandResult {

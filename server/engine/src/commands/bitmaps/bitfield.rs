@@ -167,6 +167,18 @@ fn reply(ctx: &mut Ctx<'_>, results: &[Option<i128>]) {
     }
 }
 
+/// The results if the steps leave the string as it is: then there is nothing to propagate. Tried on the part that they
+/// touch.
+fn unchanged(bytes: Option<&[u8]>, steps: &[Step], end: usize) -> Option<Vec<Option<i128>>> {
+    let bytes = bytes.filter(|bytes| bytes.len() >= end)?;
+    let begin = steps.iter().map(|step| step.offset / 8).min()?;
+    let last = steps.iter().map(Step::end).max()?.min(bytes.len()).max(begin);
+    let mut part = bytes.get(begin..last)?.to_vec();
+    let moved = |step: &Step| Step { offset: step.offset - begin * 8, ..*step };
+    let results = steps.iter().map(|step| moved(step).run(&mut part)).collect();
+    (part == bytes[begin..last]).then_some(results)
+}
+
 pub(super) fn bitfield(ctx: &mut Ctx<'_>) -> CommandResult {
     let key = ctx.args.at(1);
     let steps = steps(ctx)?;
@@ -176,10 +188,13 @@ pub(super) fn bitfield(ctx: &mut Ctx<'_>) -> CommandResult {
             let bytes = ctx.keys.get_str(key)?.unwrap_or_default();
             steps.iter().map(|step| Some(step.encoding.read(bytes, step.offset))).collect()
         }
-        Some(end) => {
-            let all = |bytes: &mut [u8]| steps.iter().map(|step| step.run(bytes)).collect();
-            ctx.keys.edit_str(key, |len| len.max(end), all)?
-        }
+        Some(end) => match unchanged(ctx.keys.get_str(key)?, &steps, end) {
+            Some(results) => results,
+            None => {
+                let all = |bytes: &mut [u8]| steps.iter().map(|step| step.run(bytes)).collect();
+                ctx.keys.edit_str(key, |len| len.max(end), all)?
+            }
+        },
     };
     reply(ctx, &results);
     Ok(())
