@@ -139,7 +139,7 @@ fn protocol(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
         b"integer" => out.int(12345),
         // What Redis answers: a number that looks like one.
         #[expect(clippy::approx_constant, reason = "it is the reply of Redis, not a calculation")]
-        b"double" => out.double(f64::from(3141) / 1000.0),
+        b"double" => out.double(3.141),
         b"null" => out.null(),
         b"array" => {
             out.array(3);
