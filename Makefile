@@ -3,6 +3,9 @@
 CARGO ?= cargo
 MANIFEST ?= manifests/quickstart.yaml
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+# The caches and the Go and Rust of the person who asks.
+AS_ROOT := $(if $(SUDO),sudo HOME="$(HOME)" PATH="$(PATH):/usr/sbin:/sbin")
+NODES ?= 1
 
 .PHONY: help
 help: ## what can be made
@@ -47,6 +50,28 @@ test: packages kubernetes lint ## every test: unit, transcripts, replication wit
 bench: packages ## our server beside redis-server, as one table; ONLY=cpu,memory,sync,restart,growth,failover QUICK=1
 	$(CARGO) build --release --workspace --bins
 	RR_BIN_DIR=target/release target/release/bench
+
+.PHONY: cluster-packages
+cluster-packages: packages # what nodes are made of
+	@for tool in containerd runc nft iptables ip busybox; do \
+		[ -n "$$(PATH=$$PATH:/usr/sbin:/sbin command -v $$tool)" ] || missing=1; done; \
+		[ -x /usr/lib/cni/bridge ] && [ -z "$$missing" ] || { $(SUDO) apt-get update && $(SUDO) apt-get install -y \
+			--no-install-recommends containerd runc containernetworking-plugins nftables iptables iproute2 busybox-static; }
+
+.PHONY: cluster
+cluster: cluster-packages kubernetes ## a real Kubernetes of NODES=1 nodes on this machine with our images in it; needs root
+	@tests/cluster/build.sh nodes
+	@tests/cluster/build.sh dns
+	$(CARGO) build --release --bin replicated-redis-server --bin replicated-redis-operator
+	$(AS_ROOT) tests/cluster/up.sh $(NODES)
+
+.PHONY: cluster-smoke
+cluster-smoke: ## our operator and servers in the cluster of `make cluster` (or of KUBECONFIG): write, fail over, read
+	$(AS_ROOT) tests/cluster/smoke.sh
+
+.PHONY: cluster-down
+cluster-down: ## end that cluster
+	$(AS_ROOT) tests/cluster/down.sh
 
 .PHONY: crd
 crd: ## regenerate manifests/crd.yaml

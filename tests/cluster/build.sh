@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# Builds what the cluster tests run, if that has not been done for these sources, and prints the folder with the programs.
-# The folder is outside the checkout: a clean one need not build again.
+# build.sh [nodes|dns]: builds what the tests run, if that has not been done for these sources, and prints the folder with
+# the programs. The folder is outside the checkout: a clean one need not build again.
+#
+#   (none)  etcd, kube-apiserver, kube-controller-manager, kubectl: what `make test` needs
+#   nodes   kubelet, kube-proxy, kube-scheduler, volume-provisioner, pause: what `make cluster` adds
+#   dns     CoreDNS, in a module of its own because it asks for newer versions of what Kubernetes uses
 set -euo pipefail
 cd "$(dirname "$0")"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/replicated-redis
@@ -26,22 +30,31 @@ use_go() {
 	PATH=$go/bin:$PATH
 }
 
+case ${1:-control-plane} in
+control-plane) packages=(./cmd/kube) links="etcd kube-apiserver kube-controller-manager kubectl" main=kube ;;
+nodes) cd nodes && packages=(./cmd/node ./cmd/pause) links="kubelet kube-proxy kube-scheduler volume-provisioner" main=node ;;
+dns) cd dns && packages=(./cmd/coredns) links= main=coredns ;;
+*) echo "build.sh builds the control plane, or nodes, or dns; not $1" >&2 && exit 2 ;;
+esac
 sources=$(find cmd go.mod go.sum -type f | LC_ALL=C sort | xargs cat | sha256sum | cut -c1-16)
 bin=$cache/cluster-$sources
+mkdir -p "$bin"
+# Two that need the same build it once.
+exec 9>"$bin/lock"
+flock 9
 if [ ! -e "$bin/complete" ]; then
 	use_go
-	version=v$(sed -nE 's/^[[:space:]]*k8s.io\/kubernetes v([0-9.]+).*/\1/p' go.mod)
-	IFS=. read -r major minor _ <<<"${version#v}"
 	# Server and kubectl compare versions, and refuse to work without one.
+	version=$(sed -nE 's/^[[:space:]]*k8s.io\/(kubernetes|client-go) v[01]\.([0-9.]+).*/v1.\2/p' go.mod | head -1)
+	IFS=. read -r major minor _ <<<"${version#v}"
 	stamp=
 	for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
 		stamp+=" -X $package.gitVersion=$version -X $package.gitMajor=$major -X $package.gitMinor=$minor"
 	done
-	mkdir -p "$bin"
-	echo "building the Kubernetes $version that the tests run (some minutes, once)" >&2
-	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w$stamp" -o "$bin/kube" ./cmd/kube >&2
-	for name in etcd kube-apiserver kube-controller-manager kubectl; do
-		ln -sf kube "$bin/$name"
+	echo "building the $main programs of the tests' Kubernetes (some minutes, once)" >&2
+	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w$stamp" -o "$bin/" "${packages[@]}" >&2
+	for name in $links; do
+		ln -sf $main "$bin/$name"
 	done
 	touch "$bin/complete"
 fi

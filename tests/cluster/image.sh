@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# image.sh OUT.tar NAME:TAG PROGRAM...: an image without a Docker engine: the programs, the shared libraries that they are
+# linked with, /tmp, user 10001, and the first program as entrypoint. The format (docker-archive) is what `ctr images
+# import`, `docker load` and `kind load image-archive` read.
+set -euo pipefail
+out=$(realpath -m "$1") name=$2
+shift 2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+root=$work/root
+mkdir -p "$root"/{tmp,etc}
+chmod 1777 "$root/tmp"
+printf 'root:x:0:0::/:/\nredis:x:10001:10001::/:/\n' >"$root/etc/passwd"
+for program in "$@"; do
+	strip -o "$root/$(basename "$program")" "$program" 2>/dev/null || cp "$program" "$root/"
+	# Lines of ldd with a path; a static program has none.
+	for library in $(ldd "$program" 2>/dev/null | grep -oE '/[^ ]+' || true); do
+		mkdir -p "$root/$(dirname "$library")"
+		cp -L "$library" "$root/$library"
+	done
+done
+tar -C "$root" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$work/layer.tar" .
+layer=$(sha256sum "$work/layer.tar" | cut -d' ' -f1)
+arch=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')
+cat >"$work/config.json" <<JSON
+{"architecture": "$arch", "os": "linux", "created": "1970-01-01T00:00:00Z",
+ "config": {"Entrypoint": ["/$(basename "$1")"], "Env": ["PATH=/"], "User": "10001:10001", "WorkingDir": "/"},
+ "rootfs": {"type": "layers", "diff_ids": ["sha256:$layer"]}}
+JSON
+echo '[{"Config": "config.json", "RepoTags": ["'"$name"'"], "Layers": ["layer.tar"]}]' >"$work/manifest.json"
+mkdir -p "$(dirname "$out")"
+tar -C "$work" -cf "$out.new" manifest.json config.json layer.tar
+mv "$out.new" "$out"
+echo "$name: $(($(stat -c %s "$out") >> 20)) MiB"
