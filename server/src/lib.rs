@@ -8,6 +8,7 @@
 //! - [`commands`]: commands about the server itself. [`info`], [`latency`], [`rates`], [`http`]: what it tells about
 //!   itself.
 //! - [`shutdown`]: ending in order. [`supervise`]: what a service manager is told.
+//!   [`descriptors`]: room for connections.
 //! - [`repl`]: replication and roles, both ways. [`persistence`]: RDB files and the state beside them.
 
 pub mod clients;
@@ -15,6 +16,7 @@ pub mod clock;
 pub mod commands;
 pub mod config;
 mod cron;
+pub mod descriptors;
 pub mod dispatch;
 pub mod http;
 pub mod info;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use server::config;
 use server::state::Server;
-use server::{clock, http, logging, net, persistence, repl, shutdown, supervise};
+use server::{clock, descriptors, http, logging, net, persistence, repl, shutdown, supervise};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &[String]) -> Result<(), String> {
-    let (settings, file) = config::read_settings(args).map_err(|e| e.to_string())?;
+    let (mut settings, file) = config::read_settings(args).map_err(|e| e.to_string())?;
     // A service manager watches the process that it started.
     if settings.daemonize && settings.supervised == config::Supervised::No {
         daemonize()?;
@@ -54,6 +54,14 @@ fn run(args: &[String]) -> Result<(), String> {
     let hints = settings.hints_set();
     if !hints.is_empty() {
         tracing::warn!("Kept and shown, but nothing comes of them in this server: {}", hints.join(", "));
+    }
+    if let Err(room) = descriptors::allow(settings.maxclients as u64) {
+        let room = i64::try_from(room).unwrap_or(i64::MAX).max(1);
+        tracing::warn!(
+            "maxclients is {room} instead of {}: the limit of open files is too low (ulimit -n)",
+            settings.maxclients
+        );
+        settings.maxclients = room;
     }
     if settings.managed && settings.repl_diskless_load != config::DisklessLoad::Disabled {
         tracing::warn!("repl-diskless-load is not for managed instances: they receive a full resync on their disk");

@@ -16,7 +16,7 @@ use crate::persistence::Persistence;
 use crate::rates::Rates;
 use crate::repl::{Hold, Replication};
 use crate::shutdown::Shutdown;
-use crate::{latency, logging};
+use crate::{descriptors, latency, logging};
 
 /// Counters for INFO.
 #[derive(Debug, Default)]
@@ -179,6 +179,13 @@ impl Server {
         let mut current = self.settings.write();
         let moved = |of: fn(&Settings) -> String| of(&current) != of(&settings);
         let (port, bind) = (moved(|s| s.port.to_string()), moved(|s| s.bind.0.join(" ")));
+        if settings.maxclients > current.maxclients
+            && let Err(room) = descriptors::allow(settings.maxclients as u64)
+        {
+            let reason =
+                format!("The operating system is not able to handle the specified number of clients, try with {room}");
+            return Err(("maxclients", reason));
+        }
         if port || bind {
             self.listening.change(&current, &settings).map_err(|reason| {
                 tracing::warn!("{reason}");
