@@ -195,6 +195,30 @@ fn a_killed_master_is_replaced_and_comes_back_as_a_replica() {
     assert!(output.contains(&format!("{new}: takes writes, ")), "{output}");
 }
 
+/// Nothing closes its connections: its replicas miss its sign of life. It was waited for as long as repl-timeout, a minute.
+#[test]
+fn a_master_that_hangs_is_replaced_and_comes_back_as_a_replica() {
+    let local = Local::start(2, "");
+    local.client().text("SET before 1");
+    local.wait_well(2);
+    let (old, row) = local.master();
+    let begun = Instant::now();
+    kill("-STOP", row.pid);
+    wait_for("a write to be accepted", LIMIT, || {
+        local
+            .try_conn(local.master_port)
+            .is_ok_and(|mut conn| conn.try_call(&["SET", "after", "1"]).is_ok_and(|v| !v.is_error()))
+    });
+    let took = begun.elapsed();
+    println!("first accepted write {took:?} after kill -STOP");
+    kill("-CONT", row.pid);
+    assert!(took < Duration::from_secs(20), "{took:?}");
+    let rows = local.wait_well(2);
+    assert_ne!(local.master().0, old);
+    assert_eq!(rows[&old].role, "replica");
+    assert_eq!(local.client().text("GET before"), "1");
+}
+
 #[test]
 fn a_killed_replica_resyncs_partially() {
     let local = Local::start(2, "");

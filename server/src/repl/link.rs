@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use replication::{FenceView, History, ReplId};
+use replication::{FenceView, History, ReplId, Role};
 use resp::{Args, OwnedArgs, Request, RequestLimits, RequestParser, encode_command};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -97,8 +97,18 @@ pub(super) struct Link<'s> {
 }
 
 impl Link<'_> {
+    /// How long the master may be silent. A managed one speaks four times in a lease: one that is silent for a whole lease
+    /// has lost it, and the operator asks its replicas whether they still hear it.
     fn limit(&self) -> Duration {
-        Duration::from_secs(self.server.settings().repl_timeout as u64)
+        let settings = self.server.settings();
+        let limit = Duration::from_secs(settings.repl_timeout as u64);
+        let streams = self.target.epoch.is_some() && self.server.repl.link_up();
+        if streams { limit.min(Duration::from_millis(settings.managed_lease_ms as u64)) } else { limit }
+    }
+
+    /// R4: whether what is done on this link belongs to the epoch in force. Another role may come between any two steps.
+    fn is_in_force(&self, role: &Role) -> bool {
+        role.may_follow() && self.target.epoch.is_none_or(|epoch| epoch == role.role_epoch())
     }
 
     pub(super) fn check_changed(&self) -> Result<(), LinkError> {
@@ -170,7 +180,10 @@ impl Link<'_> {
         self.stream = Some(stream);
         let stream_db = self.handshake().await?;
         if let Some(end) = self.master_end {
-            self.server.repl.role.lock().on_attached(end);
+            let mut role = self.server.repl.role.lock();
+            if self.is_in_force(&role) {
+                role.on_attached(end);
+            }
         }
         self.server.repl.link.up.store(true, Ordering::Release);
         tracing::info!("MASTER <-> REPLICA sync: streaming from {}:{}", self.target.host, self.target.port);
@@ -303,13 +316,19 @@ impl Link<'_> {
             let offered = persistence::read_file(server, &temp.0, false, &mut alive)?;
             self.judge(own, &offered)?;
         }
-        *info.refused.lock() = "";
-        if server.repl.managed {
-            divergent::save(server, id, self.master_second)?;
+        {
+            // A promise answers with what is here, and waits for this lock: the data stays from then on (R2). One that comes
+            // later finds this instance loading.
+            let _apply = server.repl.apply.lock();
+            self.check_changed()?;
+            server.loading.store(true, Ordering::Release);
         }
+        *info.refused.lock() = "";
         // From here on the file on the disk is the new data set, whatever happens to this process.
-        let path = persistence::adopt_file(server, &temp.0)?;
-        server.loading.store(true, Ordering::Release);
+        let saved = if server.repl.managed { divergent::save(server, id, self.master_second) } else { Ok(()) };
+        let path = saved.and_then(|()| persistence::adopt_file(server, &temp.0)).inspect_err(|_| {
+            server.loading.store(false, Ordering::Release);
+        })?;
         server.repl.disconnect_feeds();
         flush(server);
         tracing::info!("MASTER <-> REPLICA sync: Loading DB in memory");
@@ -324,6 +343,7 @@ impl Link<'_> {
         });
         if result.is_err() {
             flush(server);
+            server.repl.role.lock().on_data_lost();
             // Nothing is held any more: the next PSYNC asks for everything.
             let mut log = server.repl.log.lock();
             log.log.reset(0);
@@ -420,7 +440,7 @@ impl Link<'_> {
                 Ok(read) => drop(read?),
                 Err(_) => {
                     let silent = clock::unix_ms().saturating_sub(server.repl.link.last_io_ms.load(Ordering::Relaxed));
-                    if silent > self.limit().as_millis() as u64 {
+                    if silent >= self.limit().as_millis() as u64 {
                         return Err(LinkError::Timeout);
                     }
                 }
@@ -452,8 +472,7 @@ impl Link<'_> {
     async fn acknowledge(&mut self, offset: u64, now: u64) -> Result<(), LinkError> {
         if self.target.epoch.is_some() {
             let mut role = self.server.repl.role.lock();
-            // R4: only in the epoch that was promised.
-            if !role.may_follow() {
+            if !self.is_in_force(&role) {
                 return Err(LinkError::Changed);
             }
             role.granted(now);
