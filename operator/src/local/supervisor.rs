@@ -175,8 +175,10 @@ impl Run {
             let pause = match started {
                 Ok((mut running, was_taken_over)) => {
                     let pid = running.pid();
+                    // One that was taken over has its number already: it is the same life.
+                    let new = u64::from(!was_taken_over);
                     self.process
-                        .send_modify(|p| *p = Process { life: p.life + 1, state: ProcessState::Running { pid } });
+                        .send_modify(|p| *p = Process { life: p.life + new, state: ProcessState::Running { pid } });
                     self.tell(if was_taken_over {
                         ProcessEvent::TakenOver { pid }
                     } else {
@@ -521,6 +523,7 @@ mod tests {
 
         let supervisor = Supervisor::start("x", launch.clone(), tx);
         assert_eq!(next(&mut events).await, ProcessEvent::TakenOver { pid });
+        assert_eq!(supervisor.process().borrow().life, 1, "what it says before and after this is of one life");
         former.kill().await.unwrap();
         assert!(matches!(next(&mut events).await, ProcessEvent::Ended { .. }));
         assert!(matches!(next(&mut events).await, ProcessEvent::Started { .. }));
