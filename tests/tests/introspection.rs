@@ -435,6 +435,24 @@ fn what_a_scan_finds_expired_is_deleted_and_told_to_replicas() {
 }
 
 #[test]
+fn role_tells_how_far_a_replica_is_and_a_silent_master_is_given_up() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = silent.local_addr().expect("an address").port();
+    let (replica, master) = (Server::ours(&[]), Server::redis(&[]));
+    let mut conn = replica.conn();
+    let state = |conn: &mut Conn| list(&conn.cmd("ROLE"))[3].as_str().unwrap_or_default().to_string();
+    conn.cmd(&format!("REPLICAOF 127.0.0.1 {port}"));
+    wait_for("the handshake", LONG, || state(&mut conn) == "handshake");
+    // The time-out that counts is the present one, not that of the beginning.
+    conn.cmd("CONFIG SET repl-timeout 1");
+    wait_for("the master to be given up", LONG, || replica.log().contains("no sign of life from MASTER for too long"));
+    drop(silent);
+    wait_for("a refused connection", LONG, || state(&mut conn) == "connect");
+    conn.cmd(&format!("REPLICAOF 127.0.0.1 {}", master.port));
+    wait_for("the link", LONG, || state(&mut conn) == "connected");
+}
+
+#[test]
 fn a_client_that_does_not_read_its_replies_is_let_go() {
     let server = Server::ours(&["--client-output-buffer-limit", "normal 1mb 0 0"]);
     let mut conn = server.conn();

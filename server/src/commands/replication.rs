@@ -1,7 +1,5 @@
 //! Replication: roles, attaching, acknowledgements.
 
-use std::sync::atomic::Ordering;
-
 use engine::CommandError;
 use engine::command::{Acl, Flags};
 use engine::parse::{eq_ignore_case, integer};
@@ -10,7 +8,7 @@ use resp::number::parse_u64;
 
 use super::{ServerCtx, family};
 use crate::dispatch::Next;
-use crate::repl::{FeedState, Target, begin_failover, managed_command};
+use crate::repl::{FeedState, Phase, Target, begin_failover, managed_command};
 
 const ADMIN: Flags = Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::STALE);
 const LINK: Flags = ADMIN.union(Flags::LOADING).union(Flags::AWAITING);
@@ -76,10 +74,12 @@ fn role(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         out.bulk(b"slave");
         out.bulk(target.host.as_bytes());
         out.int(target.port.into());
-        out.bulk(match (repl.link_up(), repl.link.syncing.load(Ordering::Acquire)) {
-            (true, _) => b"connected",
-            (false, true) => b"sync",
-            (false, false) => b"connect",
+        out.bulk(match repl.link.phase() {
+            Phase::Connect => b"connect",
+            Phase::Connecting => b"connecting",
+            Phase::Handshake => b"handshake",
+            Phase::Sync => b"sync",
+            Phase::Connected => b"connected",
         });
         out.int(if repl.link_up() { end as i64 } else { -1 });
         return Ok(Next::Continue);

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::{Target, divergent, failover};
+use super::{Phase, Target, divergent, failover};
 use crate::clients::Kind;
 use crate::clock;
 use crate::config::DisklessLoad;
@@ -67,6 +67,7 @@ pub async fn run(server: Arc<Server>) {
         let end = link.follow().await;
         let info = &server.repl.link;
         info.syncing.store(false, Ordering::Release);
+        info.enter(Phase::Connect);
         if info.up.swap(false, Ordering::AcqRel) {
             info.down_since_ms.store(clock::unix_ms(), Ordering::Relaxed);
         }
@@ -122,13 +123,19 @@ impl Link<'_> {
     /// Reads more, or fails on a time-out, on the end of the stream, or when another master is set.
     pub(super) async fn fill(&mut self) -> Result<usize, LinkError> {
         self.check_changed()?;
-        let (limit, server) = (self.limit(), Arc::clone(self.server));
+        let server = Arc::clone(self.server);
+        let begun = clock::instant();
         let n = loop {
+            // The time-out may be changed while we wait.
+            let Some(left) = self.limit().checked_sub(begun.elapsed()) else { return Err(LinkError::Timeout) };
+            let tick = left.min(Duration::from_secs(1));
             let Some(stream) = self.stream.as_mut() else {
                 return Err(io::Error::from(ErrorKind::NotConnected).into());
             };
             tokio::select! {
-                n = timeout(limit, stream.read_buf(&mut self.buf)) => break n.map_err(|_| LinkError::Timeout)??,
+                n = timeout(tick, stream.read_buf(&mut self.buf)) => if let Ok(n) = n {
+                    break n?;
+                },
                 () = server.repl.target_changed.notified() => self.check_changed()?,
             }
         };
@@ -175,9 +182,11 @@ impl Link<'_> {
     async fn follow(&mut self) -> Result<(), LinkError> {
         let wait = if self.server.repl.managed { Duration::from_secs(2) } else { self.limit() };
         let address = (self.target.host.clone(), self.target.port);
+        self.server.repl.link.enter(Phase::Connecting);
         let stream = timeout(wait, TcpStream::connect(address)).await.map_err(|_| LinkError::Timeout)??;
         stream.set_nodelay(true)?;
         self.stream = Some(stream);
+        self.server.repl.link.enter(Phase::Handshake);
         let stream_db = self.handshake().await?;
         if let Some(end) = self.master_end {
             let mut role = self.server.repl.role.lock();

@@ -72,11 +72,39 @@ pub struct Target {
     pub epoch: Option<u64>,
 }
 
+/// How far the link to the master is, in ROLE's words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Connect,
+    Connecting,
+    Handshake,
+    Sync,
+    Connected,
+}
+
+impl LinkInfo {
+    pub fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Acquire) {
+            _ if self.up.load(Ordering::Acquire) => Phase::Connected,
+            _ if self.syncing.load(Ordering::Acquire) => Phase::Sync,
+            1 => Phase::Connecting,
+            2 => Phase::Handshake,
+            _ => Phase::Connect,
+        }
+    }
+
+    fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Release);
+    }
+}
+
 /// What INFO says of the link to the master.
 #[derive(Debug, Default)]
 pub struct LinkInfo {
     pub up: AtomicBool,
     pub syncing: AtomicBool,
+    /// A [`Phase`] up to the handshake.
+    phase: AtomicU8,
     pub last_io_ms: AtomicU64,
     pub down_since_ms: AtomicU64,
     pub sync_read: AtomicU64,
