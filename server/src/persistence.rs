@@ -379,8 +379,10 @@ pub fn read_stream(
                 tracing::warn!("A function library in the RDB file was left out: functions are not supported yet")
             }
             Event::Entry { key, value, expires_ms, idle_seconds } => {
-                // A master forgets what has expired; a replica keeps it until it is told.
-                if expires_ms.is_some_and(|at| at <= now) && !server.repl.is_replica() && !server.repl.managed {
+                // A master forgets what has expired. A replica keeps it until it is told; and so does a master that goes on
+                // with the file's history, because replicas that continue there must be told: active expiry does it.
+                let continues = server.repl.is_replica() || server.repl.managed || loaded.offset.is_some();
+                if expires_ms.is_some_and(|at| at <= now) && !continues {
                     loaded.expired += 1;
                     continue;
                 }

@@ -320,3 +320,19 @@ fn a_master_that_sends_garbage_or_stops_in_the_middle_costs_no_data() {
     replica.conn().cmd("REPLICAOF NO ONE");
     assert_eq!(replica.conn().text("SET still-alive 1"), "OK");
 }
+
+#[test]
+fn what_expires_while_the_master_is_down_is_deleted_on_a_replica_that_continues() {
+    let (mut master, replica) = (Server::ours(&["--save", "900 1"]), Server::ours(&["--save", ""]));
+    follow(&replica, &master);
+    let mut conn = master.conn();
+    conn.cmd("SET keep 1");
+    conn.cmd("SET gone 1 PX 600");
+    master.shutdown("SAVE");
+    wait_for("the time to pass", Duration::from_secs(20), || replica.conn().text("GET gone") == "(nil)");
+    assert_eq!(replica.conn().text("DBSIZE"), "2", "it is only hidden: the master is to say so");
+    master.run();
+    wait_for("the deletion", Duration::from_secs(20), || replica.conn().text("DBSIZE") == "1");
+    assert_eq!(master.conn().info("sync_partial_ok"), "1");
+    assert_same(&master, &replica);
+}
