@@ -114,6 +114,10 @@ async fn attempt(server: &Arc<Server>, request: Request, signals: &mut Signals) 
     let shutdown = &server.shutdown;
     shutdown.aborted.store(false, Ordering::Release);
     shutdown.running.store(true, Ordering::Release);
+    // DEBUG PAUSE-CRON: what is done by the clock waits, this too.
+    while server.cron_paused.load(Ordering::Acquire) && !shutdown.aborted.load(Ordering::Acquire) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     server.hold_writes(Hold::Shutdown);
     if !request.now {
         wait_for_replicas(server, signals).await;

@@ -65,11 +65,11 @@ pub struct SlowLog {
     pub next_id: u64,
 }
 
-/// CLIENT PAUSE: until when, and whether it holds back writes only.
+/// CLIENT PAUSE: until when writes are held back, and everything; unix ms, 0 for not at all. No pause shortens another.
 #[derive(Debug, Default)]
 pub struct Pause {
     pub until_ms: AtomicU64,
-    pub writes_only: AtomicBool,
+    pub all_until_ms: AtomicU64,
     pub changed: Notify,
 }
 
@@ -207,7 +207,7 @@ impl Server {
         if until == 0 || clock::unix_ms() >= until {
             return (false, false);
         }
-        (true, !self.pause.writes_only.load(Ordering::Acquire))
+        (true, clock::unix_ms() < self.pause.all_until_ms.load(Ordering::Acquire))
     }
 
     /// Holds back writes of clients. On return the log's end is final: those that held their shards are in it.

@@ -364,6 +364,8 @@ fn clients_are_listed_killed_and_held_back() {
     let mut b = server.conn();
     assert_eq!(a.text("CLIENT PAUSE 60000 WRITE"), "OK");
     assert_eq!(a.text("CLIENT PAUSE 1 WRITE"), "OK");
+    // What pauses everything ends by itself; the pause of writes goes on.
+    assert_eq!(a.text("CLIENT PAUSE 50 ALL"), "OK");
     assert_eq!(b.text("GET x"), "(nil)\n".trim());
     let port = server.port;
     let writer = std::thread::spawn(move || Conn::open(port).expect("a connection").text("SET x 1"));

@@ -212,6 +212,7 @@ fn client(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         (b"kill", 3..) => return kill(ctx),
         (b"pause", 3 | 4) => pause(ctx)?,
         (b"unpause", 2) => {
+            ctx.server.pause.all_until_ms.store(0, Ordering::Release);
             ctx.server.pause.until_ms.store(0, Ordering::Release);
             ctx.server.pause.changed.notify_waiters();
             ctx.session.out.ok();
@@ -415,12 +416,11 @@ fn pause(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
         Some(word) if eq_ignore_case(word, "WRITE") => true,
         Some(_) => return Err(CommandError::Static("ERR CLIENT PAUSE mode must be WRITE or ALL")),
     };
-    // A pause that is there is not made shorter or less strict.
-    let (paused, all) = ctx.server.paused();
-    let pause = &ctx.server.pause;
-    pause.writes_only.store(writes_only && !all, Ordering::Release);
-    let (until, before) = (clock::unix_ms().saturating_add(ms), pause.until_ms.load(Ordering::Acquire));
-    pause.until_ms.store(if paused { until.max(before) } else { until }, Ordering::Release);
+    let (pause, until) = (&ctx.server.pause, clock::unix_ms().saturating_add(ms));
+    if !writes_only {
+        pause.all_until_ms.fetch_max(until, Ordering::AcqRel);
+    }
+    pause.until_ms.fetch_max(until, Ordering::AcqRel);
     ctx.session.out.ok();
     Ok(())
 }
