@@ -69,6 +69,10 @@ cluster: cluster-packages kubernetes ## a real Kubernetes of NODES=1 nodes on th
 cluster-smoke: ## our operator and servers in the cluster of `make cluster` (or of KUBECONFIG): write, fail over, read
 	$(AS_ROOT) tests/cluster/smoke.sh
 
+.PHONY: cluster-node-loss
+cluster-node-loss: ## cut the power of the master's node, in the cluster of `make cluster NODES=3`
+	$(AS_ROOT) tests/cluster/node_loss.sh
+
 .PHONY: cluster-down
 cluster-down: ## end that cluster
 	$(AS_ROOT) tests/cluster/down.sh
