@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use operator::record::Record;
+
 use super::data::Data;
 use super::net::INSTANCES_MAX;
 use super::process::Note;
@@ -34,6 +36,15 @@ impl Judges {
 }
 
 impl World {
+    /// Without a quorum nothing is promised, from the moment when the record says so (R11: a change to K = 0 is settled at
+    /// once).
+    pub fn judge_record(&mut self, record: &Record) {
+        if record.quorum == 0 && record.target.is_none() {
+            self.judges.without_quorum = self.judges.without_quorum.max(record.epoch);
+            self.judges.acknowledged.clear();
+        }
+    }
+
     /// What can be seen at any moment.
     pub fn judge(&mut self) {
         let mut writable = [0; INSTANCES_MAX];
@@ -94,11 +105,6 @@ impl World {
             if initialized && self.history_epoch(node) == Some(epoch) && self.was_empty(node) {
                 self.judges.wrong(|| format!("{node} became master of epoch {epoch} without data, {other} has some"));
             }
-        }
-        if self.nodes[node].process.as_ref().and_then(|process| process.role.reign()).is_some_and(|reign| reign.k == 0)
-        {
-            self.judges.without_quorum = self.judges.without_quorum.max(epoch);
-            self.judges.acknowledged.clear();
         }
         self.judges.reigns_in_all += 1;
         self.judges.reigns.insert(epoch, (node, data));

@@ -427,6 +427,7 @@ impl World {
         self.store.version += 1;
         note!(self, "operator {operator} writes {record:?}");
         self.store.record = Some(record.clone());
+        self.judge_record(record);
         if self.faults.operators_fail && self.rng.chance(30) {
             note!(self, "operator {operator} does not hear that it is written");
             self.read_record(operator);
