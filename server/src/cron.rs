@@ -42,7 +42,8 @@ pub(crate) async fn run(server: &Arc<Server>) {
         }
         persistence::save_if_due(server);
         if server.repl.managed {
-            if now - last_lease >= settings.managed_lease_ms as u64 / 4 {
+            // One that is ending stays at the offset that it saves.
+            if now - last_lease >= settings.managed_lease_ms as u64 / 4 && !server.repl.writes_held() {
                 last_lease = now;
                 server.repl.request_leases(now);
             }

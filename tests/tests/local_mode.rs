@@ -118,7 +118,10 @@ fn the_tour_endpoints_password_status_metrics() {
     assert_ne!(reader.info("run_id"), other.info("run_id"));
 
     let exposition = http_get(local.metrics_port, "/metrics");
-    for series in ["replicatedredis_has_master{name=\"shop\"} 1", "replicatedredis_replicas_ready{name=\"shop\"} 2"] {
+    for series in [
+        "replicatedredis_has_master{name=\"shop\",namespace=\"\"} 1",
+        "replicatedredis_replicas_ready{name=\"shop\",namespace=\"\"} 2",
+    ] {
         assert!(exposition.lines().any(|line| line == series), "{series} is missing in\n{exposition}");
     }
 }
@@ -376,7 +379,8 @@ fn ctrl_c_loses_nothing_and_the_next_start_resumes() {
     assert!(local.order(&["switchover", NAME, "--to", "shop-replica-1"]).status.success());
     local.wait_well(2);
     let writer = Writer::start(&local);
-    std::thread::sleep(Duration::from_millis(500));
+    let mut client = local.client();
+    wait_for("some writes", LIMIT, || client.text("DBSIZE").parse::<u64>().is_ok_and(|keys| keys > 200));
     let epoch = local.epoch();
     local.interrupt();
     let written = writer.finish();

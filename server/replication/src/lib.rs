@@ -63,7 +63,7 @@ pub use feed::{Announced, Ask, Feed, FeedState, NotServed, Serving};
 pub use fence::FenceView;
 pub use gate::{Gate, Need, Released};
 pub use history::{History, Psync, ReplId};
-pub use link::{Event, Identity, Link, LinkError};
+pub use link::{Event, Identity, Link, LinkError, Sync};
 pub use log::{CutOff, Log, ReaderId};
 pub use orders::{Answer, Effect, Obeyed, Order};
 pub use records::Record;

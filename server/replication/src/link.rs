@@ -143,6 +143,8 @@ pub struct Link {
     sync_read: u64,
     /// What a managed master had when this replica announced itself.
     master_end: Option<u64>,
+    /// The history that a managed master has continued, and up to where.
+    master_second: Option<(ReplId, u64)>,
 }
 
 impl Link {
@@ -158,6 +160,7 @@ impl Link {
             sync_total: None,
             sync_read: 0,
             master_end: None,
+            master_second: None,
         }
     }
 
@@ -184,7 +187,7 @@ impl Link {
         self.identity = identity;
         self.state = State::Ping;
         self.heard_ms = now_ms;
-        self.master_end = None;
+        (self.master_end, self.master_second) = (None, None);
         command(&["PING"])
     }
 
@@ -271,7 +274,10 @@ impl Link {
             Some(Step::Managed) if line.starts_with(b"-ERR") => Err(LinkError::NotMaster(0)),
             Some(Step::Managed) if !fine => Err(refused(line)),
             Some(Step::Managed) => {
-                self.master_end = line.strip_prefix(b"+OK ").and_then(resp::number::parse_u64);
+                let mut known = line.split(|&b| b == b' ').skip(1);
+                self.master_end = known.next().and_then(resp::number::parse_u64);
+                let second = known.next().and_then(ReplId::parse);
+                self.master_second = second.zip(known.next().and_then(resp::number::parse_u64));
                 Ok(())
             }
             Some(Step::Auth | Step::Optional) | None => Ok(()),
@@ -285,7 +291,8 @@ impl Link {
         let (id, next) = history.request(end);
         let next = next.to_string();
         match (end > 0 || has_data, self.identity.failover) {
-            (_, true) => command(&["PSYNC", id.as_str(), &next, "FAILOVER"]),
+            // The one that is to take over knows our present history.
+            (_, true) => command(&["PSYNC", history.id.as_str(), &next, "FAILOVER"]),
             (true, false) => command(&["PSYNC", id.as_str(), &next]),
             (false, false) => command(&["PSYNC", "?", "-1"]),
         }
@@ -428,6 +435,11 @@ impl Link {
     /// What the master had when this replica announced itself, if it said so: see [`crate::Role::on_attached`].
     pub fn master_end(&self) -> Option<u64> {
         self.master_end
+    }
+
+    /// The history that a managed master has continued, and up to where: what we have of it behind that place it lacks (R8).
+    pub fn master_second(&self) -> Option<(ReplId, u64)> {
+        self.master_second
     }
 
     /// The full resync that is under way.

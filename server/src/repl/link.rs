@@ -5,6 +5,7 @@
 //!    ▲                                          └─ +FULLRESYNC ─► receive ─► fence ─► load ─► streaming
 //!    └───────────── any error, a time-out, another master: again after a pause ◄──┘
 //! ```
+//! The machine of that picture is `replication::Link`; here are its socket, its files and its clock.
 //! The stream is run as it comes and appended verbatim to our own log, so offsets agree down a chain of replicas.
 
 use std::io::{self, ErrorKind};
@@ -13,8 +14,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use replication::{FenceView, History, ReplId, Role};
-use resp::{Args, OwnedArgs, Request, RequestLimits, RequestParser, encode_command};
+use engine::rdb::RdbError;
+use replication::{Event, FenceView, History, Identity, Link as Machine, LinkError, ReplId, Role, Sync};
+use resp::{Args, OwnedArgs, Request, RequestLimits, RequestParser};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -27,43 +29,21 @@ use crate::dispatch::{Origin, Session, execute_alone};
 use crate::persistence::{self, Loaded};
 use crate::state::Server;
 
-#[derive(Debug, thiserror::Error)]
-pub(super) enum LinkError {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("no sign of life from MASTER for too long")]
-    Timeout,
-    #[error("MASTER answered {0}")]
-    Refused(String),
-    #[error("Unable to AUTH to MASTER: {0}")]
-    Auth(String),
-    #[error("MASTER sent what is not the replication protocol: {0}")]
-    Protocol(String),
-    #[error("full resync refused: {0}")]
-    Fenced(&'static str),
-    #[error("the RDB from MASTER was refused: {0}")]
-    Rdb(#[from] engine::rdb::RdbError),
-    #[error("another master is to be followed")]
-    Changed,
-}
+/// Between two looks at the clock while nothing comes; oftener where the time-out is short.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Follows whatever master is set, for ever.
 pub async fn run(server: Arc<Server>) {
+    let mut machine = Machine::new(clock::monotonic_ms());
     loop {
         let (target, generation) = server.repl.target();
         let Some(target) = target.filter(|t| t.epoch.is_none() || server.repl.role.lock().may_follow()) else {
             server.repl.target_changed.notified().await;
             continue;
         };
-        let mut link = Link {
-            server: &server,
-            target,
-            generation,
-            buf: Vec::new(),
-            stream: None,
-            master_end: None,
-            master_second: None,
-        };
+        machine.retry_now(clock::monotonic_ms());
+        machine.poll_connect(clock::monotonic_ms());
+        let mut link = Link { server: &server, target, generation, machine, buf: Vec::new(), stream: None };
         let end = link.follow().await;
         let info = &server.repl.link;
         info.syncing.store(false, Ordering::Release);
@@ -71,30 +51,28 @@ pub async fn run(server: Arc<Server>) {
         if info.up.swap(false, Ordering::AcqRel) {
             info.down_since_ms.store(clock::unix_ms(), Ordering::Relaxed);
         }
-        match end {
-            Err(LinkError::Changed) | Ok(()) => {}
-            Err(error) => {
-                tracing::warn!("Link with MASTER {}:{}: {error}", link.target.host, link.target.port);
-                // Managed instances look again soon: their master may just be getting its role.
-                let pause = if server.repl.managed { 100 } else { 1000 };
-                let changed = server.repl.target_changed.notified();
-                let _ = timeout(Duration::from_millis(pause), changed).await;
-            }
+        let error = end.err().unwrap_or(LinkError::Changed);
+        if error != LinkError::Changed {
+            tracing::warn!("Link with MASTER {}:{}: {error}", link.target.host, link.target.port);
+        }
+        machine = link.machine;
+        let jitter = u16::from_le_bytes(crate::state::random());
+        let pause_ms = machine.fail(&error, jitter, clock::monotonic_ms());
+        if pause_ms > 0 {
+            let _ = timeout(Duration::from_millis(pause_ms), server.repl.target_changed.notified()).await;
         }
     }
 }
 
+/// One connection: moves bytes between the master and the machine, and carries out what the machine says.
 pub(super) struct Link<'s> {
     pub(super) server: &'s Arc<Server>,
     target: Target,
     generation: u64,
+    machine: Machine,
     /// Received and not yet looked at.
     pub(super) buf: Vec<u8>,
     pub(super) stream: Option<TcpStream>,
-    /// What a managed master had when this replica announced itself.
-    master_end: Option<u64>,
-    /// The history that a managed master has continued, and up to where.
-    master_second: Option<(ReplId, u64)>,
 }
 
 impl Link<'_> {
@@ -120,22 +98,16 @@ impl Link<'_> {
         self.stream.as_mut().ok_or_else(|| io::Error::from(ErrorKind::NotConnected).into())
     }
 
-    /// Reads more, or fails on a time-out, on the end of the stream, or when another master is set.
-    pub(super) async fn fill(&mut self) -> Result<usize, LinkError> {
+    /// Reads more, or fails on the end of the stream, or when another master is set.
+    async fn fill(&mut self) -> Result<(), LinkError> {
         self.check_changed()?;
         let server = Arc::clone(self.server);
-        let begun = clock::instant();
         let n = loop {
-            // The time-out may be changed while we wait.
-            let Some(left) = self.limit().checked_sub(begun.elapsed()) else { return Err(LinkError::Timeout) };
-            let tick = left.min(Duration::from_secs(1));
             let Some(stream) = self.stream.as_mut() else {
                 return Err(io::Error::from(ErrorKind::NotConnected).into());
             };
             tokio::select! {
-                n = timeout(tick, stream.read_buf(&mut self.buf)) => if let Ok(n) = n {
-                    break n?;
-                },
+                n = stream.read_buf(&mut self.buf) => break n?,
                 () = server.repl.target_changed.notified() => self.check_changed()?,
             }
         };
@@ -143,40 +115,50 @@ impl Link<'_> {
         if n == 0 {
             return Err(io::Error::from(ErrorKind::UnexpectedEof).into());
         }
+        self.machine.on_read(clock::monotonic_ms());
         self.server.repl.link.last_io_ms.store(clock::unix_ms(), Ordering::Relaxed);
         self.server.stats.replica_input_bytes.fetch_add(n as u64, Ordering::Relaxed);
         self.server.stats.input_bytes.fetch_add(n as u64, Ordering::Relaxed);
-        Ok(n)
+        Ok(())
     }
 
-    /// One line without its end; empty lines are signs of life.
-    pub(super) async fn line(&mut self) -> Result<String, LinkError> {
+    /// Reads more; meanwhile, each second, looks after the time-out and shows the master that we are there.
+    async fn fill_in_time(&mut self) -> Result<(), LinkError> {
         loop {
-            if let Some(end) = self.buf.iter().position(|&b| b == b'\n') {
-                let line: Vec<u8> = self.buf.drain(..=end).collect();
-                let line = String::from_utf8_lossy(&line).trim_end().to_string();
-                if !line.is_empty() {
-                    return Ok(line);
-                }
-            } else if self.buf.len() > 64 * 1024 {
-                return Err(LinkError::Protocol("a line without an end".into()));
-            } else {
-                self.fill().await?;
+            let limit = self.limit();
+            if let Ok(filled) = timeout(TICK.min(limit / 4), self.fill()).await {
+                return filled;
+            }
+            let limit_ms = u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
+            // In the stream the acknowledgement is the role's to give: see `apply_with`.
+            let streaming = self.machine.is_streaming();
+            match self.machine.tick(0, limit_ms, clock::monotonic_ms())? {
+                Some(bytes) if !streaming => self.write(&bytes).await?,
+                _ if streaming => return Ok(()),
+                _ => {}
             }
         }
     }
 
-    async fn send(&mut self, argv: &[&str]) -> Result<(), LinkError> {
-        let mut bytes = Vec::new();
-        encode_command(&mut bytes, argv);
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> Result<(), LinkError> {
         let limit = self.limit();
-        timeout(limit, self.stream()?.write_all(&bytes)).await.map_err(|_| LinkError::Timeout)??;
+        timeout(limit, self.stream()?.write_all(bytes)).await.map_err(|_| LinkError::Timeout)??;
         Ok(())
     }
 
-    async fn ask(&mut self, argv: &[&str]) -> Result<String, LinkError> {
-        self.send(argv).await?;
-        self.line().await
+    /// What the master says next, and how many bytes of the buffer that is: they are dropped by [`Link::used`].
+    pub(super) async fn event(&mut self) -> Result<(usize, Event), LinkError> {
+        loop {
+            match self.machine.next(&self.buf, clock::monotonic_ms())? {
+                (_, Event::More) => self.fill_in_time().await?,
+                (used, Event::Nothing) => self.used(used),
+                said => return Ok(said),
+            }
+        }
+    }
+
+    pub(super) fn used(&mut self, bytes: usize) {
+        self.buf.drain(..bytes);
     }
 
     async fn follow(&mut self) -> Result<(), LinkError> {
@@ -188,7 +170,7 @@ impl Link<'_> {
         self.stream = Some(stream);
         self.server.repl.link.enter(Phase::Handshake);
         let stream_db = self.handshake().await?;
-        if let Some(end) = self.master_end {
+        if let Some(end) = self.machine.master_end() {
             let mut role = self.server.repl.role.lock();
             if self.is_in_force(&role) {
                 role.on_attached(end);
@@ -199,110 +181,98 @@ impl Link<'_> {
         self.apply(stream_db).await
     }
 
-    /// Up to the stream; returns the database that the stream begins in.
-    async fn handshake(&mut self) -> Result<usize, LinkError> {
+    fn identity(&self) -> Identity {
         let settings = self.server.settings();
-        let pong = self.ask(&["PING"]).await?;
-        if !pong.starts_with('+')
-            && !pong.starts_with("-NOAUTH")
-            && !pong.starts_with("-NOPERM")
-            && !pong.starts_with("-LOADING")
-        {
-            return Err(LinkError::Refused(pong));
-        }
-        if !settings.masterauth.is_empty() {
-            let mut argv = vec!["AUTH"];
-            if !settings.masteruser.is_empty() {
-                argv.push(&settings.masteruser);
-            }
-            argv.push(&settings.masterauth);
-            let answer = self.ask(&argv).await?;
-            if !answer.starts_with('+') {
-                return Err(LinkError::Auth(answer));
-            }
-        }
-        let port = match settings.replica_announce_port {
-            0 => settings.port,
-            port => port,
-        };
-        // Errors here are not fatal: old masters do not know the options.
-        self.ask(&["REPLCONF", "listening-port", &port.to_string()]).await?;
-        if !settings.replica_announce_ip.is_empty() {
-            self.ask(&["REPLCONF", "ip-address", &settings.replica_announce_ip]).await?;
-        }
-        self.ask(&["REPLCONF", "capa", "eof", "capa", "psync2"]).await?;
-        if let Some(epoch) = self.target.epoch {
-            let volume = format!("{:016x}", self.server.repl.role.lock().durable.volume);
-            let answer = self.ask(&["REPLCONF", "rr-epoch", &epoch.to_string(), "rr-volume", &volume]).await?;
-            // R1: who knows no epochs is not master of ours. R5: this much there is to catch up with.
-            let Some(known) = answer.strip_prefix("+OK") else { return Err(LinkError::Refused(answer)) };
-            let mut known = known.split_whitespace();
-            self.master_end = known.next().and_then(|end| end.parse().ok());
-            let second = known.next().and_then(|id| ReplId::parse(id.as_bytes()));
-            self.master_second = second.zip(known.next().and_then(|offset| offset.parse().ok()));
-        }
-        // The new master is told to take the role by the request to follow it.
-        let failing_over = self.server.repl.failover.lock().is_in_progress();
-        let (id, next) = {
-            let log = self.server.repl.log.lock();
-            let (history, end) = (log.history, log.log.end());
-            // As long as nothing was added to a history that was just begun, this is still the place in the old one.
-            let untouched = history.second != ReplId::ZERO && history.second_offset == Some(end);
-            (if untouched && !failing_over { history.second } else { history.id }, end + 1)
-        };
-        let answer = if failing_over {
-            let answer = self.ask(&["PSYNC", id.as_str(), &next.to_string(), "FAILOVER"]).await?;
-            failover::on_answer(self.server, answer.starts_with("+CONTINUE") || answer.starts_with("+FULLRESYNC"));
-            answer
-        } else if next == 1 && self.server.keyspace.is_empty() {
-            self.ask(&["PSYNC", "?", "-1"]).await?
-        } else {
-            self.ask(&["PSYNC", id.as_str(), &next.to_string()]).await?
-        };
-        let mut words = answer.split_whitespace();
-        match words.next() {
-            Some("+CONTINUE") => {
-                tracing::info!("Successful partial resynchronization with master.");
-                if let Some(id) = words.next().and_then(|id| ReplId::parse(id.as_bytes())) {
-                    let renamed = {
-                        let mut log = self.server.repl.log.lock();
-                        let end = log.log.end();
-                        let renamed = log.history.id != id;
-                        log.history.renamed(id, end);
-                        renamed
-                    };
-                    if renamed {
-                        self.server.repl.disconnect_feeds();
-                    }
-                }
-                Ok(self.server.repl.log.lock().db.unwrap_or(0))
-            }
-            Some("+FULLRESYNC") => {
-                let id = words.next().and_then(|id| ReplId::parse(id.as_bytes()));
-                let offset = words.next().and_then(|n| n.parse().ok());
-                let (Some(id), Some(offset)) = (id, offset) else { return Err(LinkError::Protocol(answer)) };
-                self.full_resync(id, offset).await
-            }
-            _ => Err(LinkError::Refused(answer)),
+        let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        let port = if settings.replica_announce_port == 0 { settings.port } else { settings.replica_announce_port };
+        Identity {
+            user: given(&settings.masteruser),
+            password: given(&settings.masterauth),
+            port: u16::try_from(port).unwrap_or(0),
+            announce_ip: given(&settings.replica_announce_ip),
+            managed: self.target.epoch.map(|epoch| (epoch, self.server.repl.role.lock().durable.volume)),
+            // The new master is told to take the role by the request to follow it.
+            failover: self.server.repl.failover.lock().is_in_progress(),
         }
     }
 
-    async fn full_resync(&mut self, id: ReplId, offset: u64) -> Result<usize, LinkError> {
-        tracing::info!("Full resync from master: {id}:{offset}");
+    /// Up to the stream; returns the database that the stream begins in.
+    async fn handshake(&mut self) -> Result<usize, LinkError> {
+        let identity = self.identity();
+        let failover = identity.failover;
+        let hello = self.machine.on_connected(identity, clock::monotonic_ms());
+        self.write(&hello).await?;
+        let mut asked = false;
+        loop {
+            let said = self.event().await;
+            if asked && failover && !matches!(said, Err(LinkError::Io(_) | LinkError::Timeout | LinkError::Changed)) {
+                asked = false;
+                failover::on_answer(self.server, said.is_ok());
+            }
+            let (used, event) = said?;
+            self.used(used);
+            match event {
+                Event::Send(bytes) => {
+                    self.write(&bytes).await?;
+                    if let Some(sync) = self.machine.sync() {
+                        // SYNC: there is no answer before the body.
+                        return self.full_resync(sync).await;
+                    }
+                }
+                Event::WantPsync => {
+                    let has_data = !self.server.keyspace.is_empty();
+                    let bytes = {
+                        let log = self.server.repl.log.lock();
+                        self.machine.psync(&log.history, log.log.end(), has_data)
+                    };
+                    self.write(&bytes).await?;
+                    asked = true;
+                }
+                Event::Continue { id } => return Ok(self.continued(id)),
+                Event::FullResync(sync) => return self.full_resync(sync).await,
+                Event::More | Event::Nothing => {}
+                Event::BodyBegins { .. } | Event::Body | Event::BodyEnds | Event::Stream => {
+                    return Err(LinkError::Protocol("data before an answer".into()));
+                }
+            }
+        }
+    }
+
+    fn continued(&self, id: Option<ReplId>) -> usize {
+        tracing::info!("Successful partial resynchronization with master.");
+        let mut log = self.server.repl.log.lock();
+        let (db, end) = (log.db.unwrap_or(0), log.log.end());
+        if let Some(id) = id.filter(|id| log.history.id != *id) {
+            log.history.renamed(id, end);
+            drop(log);
+            self.server.repl.disconnect_feeds();
+        }
+        db
+    }
+
+    async fn full_resync(&mut self, sync: Sync) -> Result<usize, LinkError> {
+        // After SYNC nothing is known of the master's history: ours begins here.
+        let id = sync.id.unwrap_or_else(|| ReplId::from_random(crate::state::random()));
+        tracing::info!("Full resync from master: {id}:{}", sync.offset);
         let info = &self.server.repl.link;
         info.syncing.store(true, Ordering::Release);
         info.sync_read.store(0, Ordering::Relaxed);
         let load = self.server.settings().repl_diskless_load;
         let empty = self.server.keyspace.is_empty();
         // A managed instance answers with its disk for what it holds: it receives a file.
-        if !self.server.repl.managed && (load == DisklessLoad::SwapDb || load == DisklessLoad::OnEmptyDb && empty) {
-            return self.load_aside(id, offset).await;
-        }
-        let dir = PathBuf::from(&self.server.settings().dir);
-        let temp = TempFile(dir.join(format!("temp-{}.{}.rdb", clock::unix_ms() / 1000, std::process::id())));
-        self.receive_file(&temp.0).await?;
-        self.check_changed()?;
-        self.install(&temp, id, offset)
+        let aside = load == DisklessLoad::SwapDb || load == DisklessLoad::OnEmptyDb && empty;
+        let db = if !self.server.repl.managed && aside {
+            self.load_aside(id, sync.offset).await?
+        } else {
+            let dir = PathBuf::from(&self.server.settings().dir);
+            let temp = TempFile(dir.join(format!("temp-{}.{}.rdb", clock::unix_ms() / 1000, std::process::id())));
+            self.receive_file(&temp.0).await?;
+            self.check_changed()?;
+            self.install(&temp, id, sync.offset)?
+        };
+        // The first acknowledgement is given where all are: see `apply_with`.
+        self.machine.on_loaded(sync.offset, clock::monotonic_ms());
+        Ok(db)
     }
 
     /// Judges what was received and makes it the data set.
@@ -322,7 +292,7 @@ impl Link<'_> {
         };
         if own.keys > 0 {
             // The data here is given up only for a file that is whole, and that passes the fence.
-            let offered = persistence::read_file(server, &temp.0, false, &mut alive)?;
+            let offered = persistence::read_file(server, &temp.0, false, &mut alive).map_err(rdb)?;
             self.judge(own, &offered)?;
         }
         {
@@ -334,7 +304,8 @@ impl Link<'_> {
         }
         *info.refused.lock() = "";
         // From here on the file on the disk is the new data set, whatever happens to this process.
-        let saved = if server.repl.managed { divergent::save(server, id, self.master_second) } else { Ok(()) };
+        let saved =
+            if server.repl.managed { divergent::save(server, id, self.machine.master_second()) } else { Ok(()) };
         let path = saved.and_then(|()| persistence::adopt_file(server, &temp.0)).inspect_err(|_| {
             server.loading.store(false, Ordering::Release);
         })?;
@@ -361,7 +332,7 @@ impl Link<'_> {
         server.loading.store(false, Ordering::Release);
         info.syncing.store(false, Ordering::Release);
         server.dirty.store(0, Ordering::Release);
-        Ok(result?)
+        result.map_err(rdb)
     }
 
     /// The history fence: may this be given up for what the master offers?
@@ -444,16 +415,8 @@ impl Link<'_> {
                 acked_ms = now;
                 self.acknowledge(offset, now).await?;
             }
-            // Acknowledge each second, whatever comes.
-            match timeout(Duration::from_millis(1000), self.fill()).await {
-                Ok(read) => drop(read?),
-                Err(_) => {
-                    let silent = clock::unix_ms().saturating_sub(server.repl.link.last_io_ms.load(Ordering::Relaxed));
-                    if silent >= self.limit().as_millis() as u64 {
-                        return Err(LinkError::Timeout);
-                    }
-                }
-            }
+            // Comes back each second, whatever comes.
+            self.fill_in_time().await?;
         }
     }
 
@@ -490,8 +453,14 @@ impl Link<'_> {
                 super::managed::store_role(self.server, &role);
             }
         }
-        self.send(&["REPLCONF", "ACK", &offset.to_string()]).await
+        // Due is what the caller says: it has looked at the clock.
+        let ack = self.machine.on_applied(offset, true, now);
+        self.write(&ack.unwrap_or_default()).await
     }
+}
+
+pub(super) fn rdb(error: RdbError) -> LinkError {
+    LinkError::Rdb(error.to_string())
 }
 
 /// Removes all keys.

@@ -11,18 +11,21 @@ use std::time::Duration;
 
 use engine::Keyspace;
 use engine::rdb::RdbError;
-use replication::{FenceView, History, ReplId};
+use replication::{Event, FenceView, History, LinkError, ReplId};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::link::{Link, LinkError};
+use super::link::{Link, rdb};
 use crate::persistence::{self, Loaded};
 use crate::state::Server;
 
 /// Pieces on their way to the loader: beyond that the master waits.
 const PIECES: usize = 8;
+
+/// Room for one read of the body.
+const READ: usize = 256 * 1024;
 
 /// Where the bytes go.
 pub(super) enum Sink {
@@ -79,7 +82,7 @@ impl Loader {
     pub(super) async fn finish(self) -> Result<(Keyspace, Loaded), LinkError> {
         drop(self.pieces);
         let (keyspace, loaded) = self.done.await.map_err(io::Error::other)?;
-        Ok((keyspace, loaded?))
+        Ok((keyspace, loaded.map_err(rdb)?))
     }
 }
 
@@ -148,43 +151,26 @@ impl Link<'_> {
         Ok(loaded.stream_db.unwrap_or(0))
     }
 
-    /// The RDB's bytes, whether their number or a mark says where they end.
+    /// The RDB's bytes, up to their end.
     async fn receive(&mut self, sink: &mut Sink) -> Result<(), LinkError> {
-        const MARK: usize = 40;
-        let head = self.line().await?;
-        if head.starts_with('-') {
-            return Err(LinkError::Refused(head));
-        }
-        let body = head.strip_prefix('$').ok_or_else(|| LinkError::Protocol(head.clone()))?;
-        let mark = body.strip_prefix("EOF:").map(|mark| mark.as_bytes().to_vec());
-        if mark.as_ref().is_some_and(|mark| mark.len() != MARK) {
-            return Err(LinkError::Protocol(head));
-        }
-        let mut left = match &mark {
-            Some(_) => u64::MAX,
-            None => body.parse().map_err(|_| LinkError::Protocol(head.clone()))?,
-        };
-        self.server.repl.link.sync_total.store(if mark.is_some() { 0 } else { left }, Ordering::Relaxed);
         loop {
-            // With a mark its bytes stay in the buffer until it is certain that they are not it.
-            let ends = mark.as_ref().is_some_and(|mark| self.buf.ends_with(mark));
-            let take = match &mark {
-                Some(_) => self.buf.len().saturating_sub(MARK),
-                None => self.buf.len().min(usize::try_from(left).unwrap_or(usize::MAX)),
-            };
-            sink.put(&self.buf[..take], &mut self.stream).await?;
-            self.buf.drain(..take);
-            left -= take as u64;
-            self.server.repl.link.sync_read.fetch_add(take as u64, Ordering::Relaxed);
-            if ends {
-                self.buf.clear();
-                return Ok(());
+            let (used, event) = self.event().await?;
+            match event {
+                Event::BodyBegins { length } => {
+                    self.server.repl.link.sync_total.store(length.unwrap_or(0), Ordering::Relaxed);
+                }
+                Event::Body => {
+                    sink.put(&self.buf[..used], &mut self.stream).await?;
+                    self.server.repl.link.sync_read.fetch_add(used as u64, Ordering::Relaxed);
+                }
+                Event::BodyEnds => {
+                    self.used(used);
+                    return Ok(());
+                }
+                _ => return Err(LinkError::Protocol("something else where the data set was expected".into())),
             }
-            if mark.is_none() && left == 0 {
-                return Ok(());
-            }
-            self.buf.reserve(256 * 1024);
-            self.fill().await?;
+            self.used(used);
+            self.buf.reserve(READ);
         }
     }
 }

@@ -36,6 +36,12 @@ struct Pauses {
     last_ms: u64,
 }
 
+impl From<std::io::Error> for LinkError {
+    fn from(error: std::io::Error) -> Self {
+        LinkError::Io(error.to_string())
+    }
+}
+
 impl LinkError {
     fn pauses(&self) -> Pauses {
         let (first_ms, last_ms) = match self {
