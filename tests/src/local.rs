@@ -43,6 +43,14 @@ pub fn manifest(replicas: i32, more: &str) -> String {
 pub fn kill(signal: &str, pid: u32) {
     let done = Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status();
     assert!(done.is_ok(), "kill can be run");
+    if signal == "-STOP" {
+        // A thread that runs goes on until it is interrupted.
+        wait_for("the process to stop", LIMIT, || {
+            let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+            let stat = |task: fs::DirEntry| fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+            tasks.map(stat).all(|stat| stat.rsplit(')').next().is_some_and(|rest| rest.starts_with(" T")))
+        });
+    }
 }
 
 impl Local {
