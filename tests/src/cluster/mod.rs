@@ -73,9 +73,10 @@ impl ApiServer {
 
     /// Applies YAML.
     pub fn apply(&self, yaml: &str) -> Output {
-        let file = self.path("apply.yaml");
-        fs::write(&file, yaml).expect("the test's directory can be written");
-        self.kubectl(&["apply", "--validate=strict", "-f", &file.to_string_lossy()])
+        // A file for each call: tests of a file share the server.
+        let file = tempfile::NamedTempFile::new_in(self.dir.path()).expect("the test's directory can be written");
+        fs::write(file.path(), yaml).expect("the test's directory can be written");
+        self.kubectl(&["apply", "--validate=strict", "-f", &file.path().to_string_lossy()])
     }
 
     pub fn apply_ok(&self, yaml: &str) {
