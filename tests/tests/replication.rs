@@ -336,3 +336,14 @@ fn what_expires_while_the_master_is_down_is_deleted_on_a_replica_that_continues(
     assert_eq!(master.conn().info("sync_partial_ok"), "1");
     assert_same(&master, &replica);
 }
+
+#[test]
+fn a_link_that_is_killed_on_the_replica_is_made_again_by_a_partial_resync() {
+    let (master, replica) = (Server::ours(&[]), Server::ours(&[]));
+    master.conn().cmd("SET before 1");
+    follow(&replica, &master);
+    assert_eq!(replica.conn().text("CLIENT KILL TYPE master"), "1");
+    master.conn().cmd("SET a 1");
+    wait_for("the write", Duration::from_secs(20), || replica.conn().text("GET a") == "1");
+    assert_eq!((master.conn().info("sync_partial_ok"), master.conn().info("sync_full")), ("1".into(), "1".into()));
+}

@@ -416,7 +416,15 @@ impl Link<'_> {
                 self.acknowledge(offset, now).await?;
             }
             // Comes back each second, whatever comes.
-            self.fill_in_time().await?;
+            let client = Arc::clone(&session.client);
+            tokio::select! {
+                read = self.fill_in_time() => read?,
+                () = client.wake.notified() => {}
+            }
+            // CLIENT KILL of the link: it is made again, as after any other cut.
+            if client.killed.load(Ordering::Acquire) {
+                return Err(io::Error::from(ErrorKind::ConnectionAborted).into());
+            }
         }
     }
 
