@@ -83,6 +83,8 @@ impl Status {
 pub struct Instance {
     /// A process (or a container) is running now.
     pub running: bool,
+    /// It has been told to end, and will: no role is given to it any more.
+    pub leaving: bool,
     pub host: String,
     pub port: u16,
     /// The last answer of the process that is running now.

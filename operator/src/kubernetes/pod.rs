@@ -75,6 +75,7 @@ impl PodInstance {
         let has_answered = seen.last.is_some();
         Instance {
             running: true,
+            leaving: false,
             host: self.ip.clone(),
             port: PORT,
             status_ms: seen.last.as_ref().map_or(0, |sighting| clock.at(sighting.asked)),

@@ -361,6 +361,11 @@ impl Session {
         let clock = self.clock;
         let mut instances: BTreeMap<String, Instance> =
             self.pods.iter_mut().map(|(name, pod)| (name.clone(), pod.observe(&clock))).collect();
+        for pod in self.our_pods().iter().filter(|pod| pod.meta().deletion_timestamp.is_some()) {
+            if let Some(instance) = instances.get_mut(&pod.name_any()) {
+                instance.leaving = true;
+            }
+        }
         self.note_ends(&instances);
         // One that has no pod is silent from then on.
         let mut names = self.wanted();
@@ -374,16 +379,9 @@ impl Session {
         }
         let silent = |r: &Record| instances.get(&r.master.as_ref()?.name)?.silent_since_ms;
         self.master_silent_since = self.record().and_then(silent);
-        let switchover = self.switchover.as_ref().map(|(to, _)| to.clone()).or_else(|| self.leaving_master());
+        let switchover = self.switchover.as_ref().map(|(to, _)| to.clone());
         let record = self.record().cloned();
         self.tenure.observed(&self.context.identity, &self.object.spec, self.wanted(), record, instances, switchover)
-    }
-
-    /// A master whose pod is about to end hands its role over first.
-    fn leaving_master(&self) -> Option<Option<String>> {
-        let master = self.record()?.master.as_ref()?;
-        let pod = self.context.caches.pods.get(&self.key.0, &master.name)?;
-        pod.meta().deletion_timestamp.as_ref().map(|_| None)
     }
 
     /// R5, *known to have ended*: another process answers that holds the very volume of the master, or the kubelet of its pod

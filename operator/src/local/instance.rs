@@ -133,6 +133,7 @@ impl LocalInstance {
         Instance {
             // One that is about to have its first process counts as running: an election waits for it.
             running: process.is_running() || process.life == 0,
+            leaving: false,
             host: HOST.to_string(),
             port: self.ports.port,
             status_ms: seen.last.as_ref().map_or(0, |sighting| clock.at(sighting.asked)),

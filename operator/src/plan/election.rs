@@ -205,7 +205,8 @@ fn choose<'p, 'o>(
             .master
             .as_ref()
             .is_some_and(|m| m.name == p.name && (m.incarnation == p.status.incarnation || p.status.complete));
-        (p.status.history_epoch, p.status.offset, Some(p.name) == wanted, is_old, std::cmp::Reverse(place))
+        let stays = !o.instances.get(p.name).is_some_and(|i| i.leaving);
+        (p.status.history_epoch, p.status.offset, Some(p.name) == wanted, stays, is_old, std::cmp::Reverse(place))
     };
     let best = promised
         .iter()

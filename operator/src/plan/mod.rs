@@ -271,8 +271,8 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
     if !status.writable {
         return;
     }
-    // The master's own instance is not wanted any more: the role moves first (R11), if somebody can take it.
-    if !o.wanted.contains(&master.name) {
+    // The master's own instance is not wanted any more, or is about to end: the role moves first (R11), if somebody can take it.
+    if !o.wanted.contains(&master.name) || o.instances.get(&master.name).is_some_and(|i| i.leaving) {
         let before = plan.actions.len();
         switchover(o, record, master, None, highest, plan);
         if plan.actions.len() > before {
@@ -301,6 +301,9 @@ fn change_of_plan(o: &Observed, record: &Record, master: &Holder, status: &Statu
 fn switchover(o: &Observed, record: &Record, master: &Holder, to: Option<&str>, highest: u64, plan: &mut Plan) {
     let fit = |name: &str| {
         let ready = |s: &Status| s.link_up && s.caught_up && s.role_epoch == record.epoch;
+        if o.instances.get(name).is_some_and(|i| i.leaving) {
+            return false;
+        }
         // One that has lost its volume is no member: it would be waited for in vain.
         o.wanted.iter().any(|w| w == name) && o.answering(name).is_some_and(|s| ready(s) && record.has(name, &s.volume))
     };

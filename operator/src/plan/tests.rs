@@ -64,6 +64,7 @@ fn observed(text: &str, record: Option<&str>) -> Observed {
             if has("silent") {
                 instance.silent_since_ms = Some(NOW - 3000);
             }
+            instance.leaving = has("leaving");
         }
         o.instances.insert(name, instance);
     }
@@ -342,6 +343,22 @@ fn r10_only_a_member_is_a_target() {
     check(&o, "intend 2 members m,a quorum 0");
     o.record.as_mut().unwrap().members[1].volume = "v-new".into();
     check(&o, "intend 2 to a");
+}
+
+/// Two pods ended at once, and the role went back and forth between them.
+#[test]
+fn r10_one_that_is_about_to_end_hands_over_and_is_given_nothing() {
+    let leaving = |names: &[&str]| {
+        let line = |line: &str| match names.contains(&line.trim().split(' ').next().unwrap()) {
+            true => format!("{line} leaving"),
+            false => line.to_string(),
+        };
+        HEALTHY.lines().map(line).collect::<Vec<_>>().join("\n")
+    };
+    check(&observed(&leaving(&["m"]), Some("1 master=m")), "intend 2 to a");
+    check(&observed(&leaving(&["m", "a"]), Some("1 master=m")), "intend 2 to b");
+    check(&observed(&leaving(&["m", "a", "b"]), Some("1 master=m")), "");
+    check(&observed(&leaving(&["a"]), Some("1 master=m")), "");
 }
 
 #[test]
