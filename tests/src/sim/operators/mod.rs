@@ -466,6 +466,7 @@ impl Operator {
             view.in_flight = None;
         }
         Instance {
+            leaving: false,
             running: running || life == 0,
             host: "h".into(),
             port,
