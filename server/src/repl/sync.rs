@@ -11,7 +11,7 @@ use replication::{ReaderId, ReplId};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::feed::Feed;
-use crate::persistence::{Snapshot, SnapshotError};
+use crate::persistence::{self, Snapshot, SnapshotError};
 use crate::state::Server;
 
 /// Bytes handed to the replicas at once.
@@ -63,6 +63,7 @@ impl Syncs {
 }
 
 fn run(server: &Arc<Server>) {
+    persistence::yield_to_clients();
     loop {
         let settings = server.settings();
         if settings.repl_diskless_sync {
