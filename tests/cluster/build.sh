@@ -12,7 +12,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/replicated-redis
 # A Go of 1.21 or newer fetches the one that go.mod asks for by itself. Where there is none, it comes as a module, too.
 use_go() {
 	local version=1.25.5 minor
-	minor=$(go version 2>/dev/null | sed -nE 's/.* go1\.([0-9]+).*/\1/p')
+	minor=$(go version 2>/dev/null | sed -nE 's/.* go1\.([0-9]+).*/\1/p') || true
 	[ "${minor:-0}" -lt 21 ] || return 0
 	local go=$cache/go-$version
 	if [ ! -e "$go/bin/go" ]; then
