@@ -52,7 +52,8 @@ make_datastore() {
 	wait_for 120 "$name to be ready" is_ready
 	password=$(kubectl get secret "$name-auth" -o 'go-template={{.data.password | base64decode}}')
 	step "$name is ready: $(field .status.currentMaster) is its master"
-	answers OK master set greeting hello || fail "a write is refused: $(redis master set greeting hello)"
+	# The nodes hear of a Service's endpoint a moment after the datastore is ready.
+	wait_for 10 "a write through $name-master" answers OK master set greeting hello
 	answers 2 master wait 2 5000 || fail "the write does not reach both replicas"
 }
 
