@@ -48,8 +48,10 @@ test: packages kubernetes lint ## every test: unit, transcripts, replication wit
 
 .PHONY: bench
 bench: packages ## our server beside redis-server, as one table; ONLY=cpu,memory,sync,restart,growth,failover QUICK=1
-	$(CARGO) build --release --workspace --bins
-	RR_BIN_DIR=target/release target/release/bench
+	$(CARGO) build --release --bin replicated-redis-server --bin replicated-redis-operator
+	# Not release, where a panic aborts: the servers that the bench has started end as it unwinds.
+	$(CARGO) build -p replicated-redis-tests --bin bench
+	RR_BIN_DIR=target/release target/debug/bench
 
 .PHONY: cluster-packages
 cluster-packages: packages # what nodes are made of

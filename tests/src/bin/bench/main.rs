@@ -14,6 +14,9 @@ mod restart;
 mod sync;
 mod table;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+
 use table::Table;
 
 /// How large everything is.
@@ -40,22 +43,31 @@ const THEMES: &[Theme] = &[
     ("failover", failover::run),
 ];
 
-fn main() {
+fn main() -> ExitCode {
     let scale = Scale { quick: std::env::var_os("QUICK").is_some_and(|value| value != "0") };
     let only = std::env::var("ONLY").unwrap_or_default();
     let chosen: Vec<&str> = only.split(',').filter(|name| !name.is_empty()).collect();
     if let Some(unknown) = chosen.iter().find(|name| !THEMES.iter().any(|(theme, _)| theme == *name)) {
         let themes: Vec<&str> = THEMES.iter().map(|(name, _)| *name).collect();
         eprintln!("ONLY={unknown}: there is no such theme; there are {}", themes.join(", "));
-        std::process::exit(2);
+        return ExitCode::from(2);
     }
     let mut table = Table::default();
+    let mut broken = Vec::new();
     for (name, run) in THEMES {
         if chosen.is_empty() || chosen.contains(name) {
             eprintln!("bench: {name}");
-            run(scale, &mut table);
+            // A theme that breaks ends its processes as it unwinds, and takes no other theme's rows with it.
+            if catch_unwind(AssertUnwindSafe(|| run(scale, &mut table))).is_err() {
+                broken.push(*name);
+            }
         }
     }
     println!("{}", proc::machine());
     println!("{table}");
+    if broken.is_empty() {
+        return ExitCode::SUCCESS;
+    }
+    println!("Broken off, see above: {}", broken.join(", "));
+    ExitCode::FAILURE
 }
