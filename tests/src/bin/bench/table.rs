@@ -5,9 +5,11 @@ use std::fmt;
 /// What a figure has to be, as a bound on the ratio or on our own figure.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Goal {
-    /// Ours divided by theirs.
+    /// Ours divided by theirs is no more.
     Ratio(f64),
-    /// Ours alone.
+    /// Ours divided by theirs is no less.
+    RatioAtLeast(f64),
+    /// Ours alone is no more.
     Own(f64),
     None,
 }
@@ -54,6 +56,7 @@ impl fmt::Display for Row {
         let ratio = self.ratio().map_or("-".to_string(), |n| format!("{n:.2}"));
         let (goal, met) = match self.goal {
             Goal::Ratio(bound) => (format!("ratio ≤ {bound}"), self.ratio().is_some_and(|ratio| ratio <= bound)),
+            Goal::RatioAtLeast(bound) => (format!("ratio ≥ {bound}"), self.ratio().is_some_and(|ratio| ratio >= bound)),
             Goal::Own(bound) => (format!("≤ {bound} {}", self.unit), self.ours <= bound),
             Goal::None => ("-".to_string(), true),
         };
