@@ -1,9 +1,10 @@
 //! What the kernel knows of a process, and filling a server.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
-use harness::{Conn, Server};
+use harness::{Conn, Server, program};
 
 /// CPU time that the threads of a process have used, user and system, s.
 pub(crate) fn cpu_s(pid: u32) -> f64 {
@@ -34,10 +35,17 @@ pub(crate) fn machine() -> String {
     let cpus = std::thread::available_parallelism().map_or(1, usize::from);
     let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or_default();
-    let redis = Command::new("redis-server").arg("--version").output();
-    let redis = redis.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let version = redis.split_whitespace().find(|word| word.starts_with("v=")).unwrap_or("v=?");
-    format!("{cpus} CPUs{}, redis-server {}", model.replace('\t', ""), &version[2..])
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let ours = version(&program("replicated-redis-server"));
+    let theirs = version(Path::new("redis-server"));
+    format!("{cpus} CPUs{}, Linux {}; ours {ours}, redis-server {theirs}", model.replace('\t', ""), kernel.trim())
+}
+
+/// What a server of either kind says after `v=`.
+fn version(program: &Path) -> String {
+    let output = Command::new(program).arg("--version").output();
+    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.split_whitespace().find_map(|word| word.strip_prefix("v=")).unwrap_or("?").to_string()
 }
 
 /// Random bytes that do not compress.

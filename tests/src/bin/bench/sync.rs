@@ -18,6 +18,7 @@ struct Synced {
     link_up_s: f64,
     /// Of the master with its children, beyond what it had before.
     extra_memory: f64,
+    p50_ms: f64,
     p99_ms: f64,
     p999_ms: f64,
     max_ms: f64,
@@ -42,6 +43,7 @@ pub(crate) fn run(scale: Scale, table: &mut Table) {
     };
     add("until the link is up", "s", |s| s.link_up_s, Goal::Ratio(1.0));
     add("extra memory of the master, share of what it had", "", |s| s.extra_memory, Goal::Own(0.1));
+    add("median of writes meanwhile", "ms", |s| s.p50_ms, Goal::None);
     add("p99 of writes meanwhile", "ms", |s| s.p99_ms, Goal::None);
     add("p99.9 of writes meanwhile", "ms", |s| s.p999_ms, Goal::Ratio(0.5));
     add("longest write meanwhile", "ms", |s| s.max_ms, Goal::None);
@@ -66,6 +68,7 @@ fn sync(master: &Server, replica: &Server) -> Synced {
     Synced {
         link_up_s,
         extra_memory: (peak - before) / before,
+        p50_ms: percentile(&mut delays_ms, 0.5),
         p99_ms: percentile(&mut delays_ms, 0.99),
         p999_ms: percentile(&mut delays_ms, 0.999),
         max_ms: percentile(&mut delays_ms, 1.0),
