@@ -332,13 +332,16 @@ impl Table {
     }
 
     /// Visits every entry whose home is at `cursor`; returns the next position, `None` at the end. `skip_steady`:
-    /// passes over segments without expiring entries at once.
+    /// passes over segments without expiring entries at once, and over a table that has none.
     pub fn visit(
         &mut self,
         cursor: Cursor,
         skip_steady: bool,
         mut f: impl FnMut(Place, EntryMut<'_>),
     ) -> Option<Cursor> {
+        if skip_steady && self.expiring == 0 {
+            return None;
+        }
         let (prefix, bucket) = cursor.parts();
         let number = self.segment_of(prefix)?;
         let segment = &mut self.segments[number];
@@ -480,6 +483,9 @@ mod tests {
         }
         table.set_expires_ms(place.unwrap(), None);
         assert_eq!(table.expiring(), 999);
+        let steady = &mut Table::default();
+        put(steady, b"k", b"v");
+        assert_eq!(steady.visit(Cursor::default(), true, |_, _| panic!("it does not expire")), None);
     }
 
     #[test]
