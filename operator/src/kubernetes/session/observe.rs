@@ -1,0 +1,98 @@
+//! What is seen of the instances: the conversations with their servers, and what proves an end.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Resource, ResourceExt};
+
+use super::Session;
+use crate::kubernetes::pod::{PodInstance, Witness, place};
+use crate::observe::{Instance, Observed};
+use crate::record::Record;
+use crate::resources::POOL_LABEL;
+
+impl Session {
+    /// One conversation with each pod that has an address.
+    pub(super) fn sync_pods(&mut self) {
+        let Some(password) = self.password.clone() else { return };
+        let pods = self.our_pods();
+        self.pods.retain(|name, instance| {
+            pods.iter().any(|pod| pod.name_any() == *name && place(pod).is_some_and(|place| instance.is_with(&place)))
+        });
+        for pod in &pods {
+            let name = pod.name_any();
+            if let Some(place) = place(pod)
+                && !self.pods.contains_key(&name)
+            {
+                let instance = PodInstance::start(&name, place, &password, &self.reports);
+                self.pods.insert(name, instance);
+            }
+        }
+    }
+
+    pub(super) fn our_pods(&self) -> Vec<Arc<Pod>> {
+        let mut pods = self.context.caches.pods.of(&self.key);
+        pods.retain(|pod| pod.labels().contains_key(POOL_LABEL));
+        pods
+    }
+
+    pub(super) fn observe(&mut self) -> Observed {
+        let now = self.clock.now();
+        let clock = self.clock;
+        let mut instances: BTreeMap<String, Instance> =
+            self.pods.iter_mut().map(|(name, pod)| (name.clone(), pod.observe(&clock))).collect();
+        for pod in self.our_pods().iter().filter(|pod| pod.meta().deletion_timestamp.is_some()) {
+            if let Some(instance) = instances.get_mut(&pod.name_any()) {
+                instance.leaving = true;
+            }
+        }
+        self.note_ends(&instances);
+        // One that has no pod is silent from then on.
+        let mut names = self.wanted();
+        names.extend(self.record().iter().flat_map(|r| r.voters()).map(|m| m.name.clone()));
+        self.absent_since.retain(|name, _| !instances.contains_key(name));
+        for name in names {
+            instances.entry(name.clone()).or_insert_with(|| {
+                let since = *self.absent_since.entry(name).or_insert(now);
+                Instance { silent_since_ms: Some(since), ..Instance::default() }
+            });
+        }
+        let silent = |r: &Record| instances.get(&r.master.as_ref()?.name)?.silent_since_ms;
+        self.master_silent_since = self.record().and_then(silent);
+        let switchover = self.switchover.as_ref().map(|(to, _)| to.clone());
+        let record = self.record().cloned();
+        self.tenure.observed(&self.context.identity, &self.object.spec, self.wanted(), record, instances, switchover)
+    }
+
+    /// R5, *known to have ended*: another process answers that holds the very volume of the master, or the kubelet of its pod
+    /// reports the end of its container. That a pod is gone proves nothing.
+    fn note_ends(&mut self, instances: &BTreeMap<String, Instance>) {
+        let Some(record) = self.record() else { return };
+        let Some(master) = record.master.clone() else { return };
+        let volume = record.voters().iter().find(|m| m.name == master.name).map(|m| m.volume.clone());
+        let seen = instances.get(&master.name).and_then(|i| i.status.as_ref());
+        let has_volume = seen.filter(|status| Some(&status.volume) == volume.as_ref());
+        if let (Some(status), Some(pod)) = (has_volume, self.pods.get(&master.name)) {
+            if status.incarnation == master.incarnation {
+                self.witness = Some(Witness {
+                    uid: pod.uid().to_string(),
+                    incarnation: master.incarnation.clone(),
+                    started_unix_ms: status.started_unix_ms,
+                });
+            } else if let Some(instance) = instances.get(&master.name) {
+                self.tenure.on_successor(&master, instance);
+            }
+        }
+        let witness = self.witness.clone().filter(|witness| witness.incarnation == master.incarnation);
+        let now_there = self.context.caches.pods.get(&self.key.0, &master.name);
+        let ended = |pod: &Pod| witness.as_ref().is_some_and(|witness| witness.has_ended(pod));
+        let mut has_ended = now_there.is_some_and(|pod| ended(&pod));
+        while let Ok(pod) = self.ended_pods.try_recv() {
+            has_ended |= ended(&pod);
+        }
+        if has_ended {
+            self.tenure.ended.insert(master.incarnation);
+        }
+    }
+}

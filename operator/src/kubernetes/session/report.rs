@@ -1,0 +1,133 @@
+//! What is told: the status, events, figures, the log.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{ObjectReference, Pod};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::PostParams;
+use kube::runtime::events::{Event, EventType, Recorder};
+use kube::{Resource, ResourceExt};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::{Session, call};
+use crate::api::{ReplicatedRedis, ReplicatedRedisStatus};
+use crate::kubernetes::objects::is_at_least;
+use crate::metrics::State;
+use crate::observe::Observed;
+use crate::plan::Plan;
+use crate::status::{Facts, status};
+
+/// Between two writes of a status in which nothing but words has changed.
+const STATUS_PAUSE: Duration = Duration::from_secs(1);
+
+/// The write of the status that is under way, and the last one.
+#[derive(Debug, Default)]
+pub(super) struct Report {
+    write: Option<JoinHandle<Option<ReplicatedRedis>>>,
+    written_at: Option<Instant>,
+}
+
+impl Session {
+    /// Writes the status beside the loop, if it has changed. A write of the record waits for it: both have the same version as
+    /// their precondition.
+    pub(super) fn write_status(&mut self, plan: &Plan, observed: &Observed) {
+        if self.report.write.is_some() || !self.context.leadership.holds() {
+            return;
+        }
+        let Some(status) = self.wanted_status(plan, observed) else { return };
+        let mut object = self.object.clone();
+        object.status = Some(status);
+        let (api, bell) = (self.api::<ReplicatedRedis>(), Arc::clone(&self.reports.changed));
+        self.report.write = Some(tokio::spawn(async move {
+            // Refused when anything has changed meanwhile: then it is made again from what is there.
+            let written = call(api.replace_status(&object.name_any(), &PostParams::default(), &object)).await.ok();
+            bell.notify_one();
+            written
+        }));
+    }
+
+    pub(super) async fn on_status_written(&mut self, wait: bool) {
+        if !self.report.write.as_ref().is_some_and(|write| wait || write.is_finished()) {
+            return;
+        }
+        let Some(write) = self.report.write.take() else { return };
+        let Ok(Some(object)) = write.await else { return };
+        let own = self.object.resource_version().unwrap_or_default();
+        if is_at_least(object.resource_version(), &own) {
+            self.object = object;
+        }
+    }
+
+    /// The status that is to be written, if one is.
+    fn wanted_status(&mut self, plan: &Plan, observed: &Observed) -> Option<ReplicatedRedisStatus> {
+        let mut pods = self.our_pods();
+        pods.sort_by_key(|pod| self.wanted().iter().position(|name| *name == pod.name_any()).unwrap_or(usize::MAX));
+        let node = |pod: &Arc<Pod>| (pod.name_any(), pod.spec.as_ref().and_then(|spec| spec.node_name.clone()));
+        let facts = Facts {
+            name: self.key.1.clone(),
+            generation: self.object.metadata.generation,
+            replicas: self.object.spec.replicas,
+            nodes: pods.iter().map(node).collect(),
+            stalled: self.problems.latest(),
+        };
+        let before = self.object.status.clone().unwrap_or_default();
+        let wanted = status(&before, &facts, observed, plan, Timestamp::now());
+        if wanted == before {
+            return None;
+        }
+        let urgent = (before.phase, &before.current_master, before.observed_generation)
+            != (wanted.phase, &wanted.current_master, wanted.observed_generation);
+        if !urgent && self.report.written_at.is_some_and(|at| at.elapsed() < STATUS_PAUSE) {
+            return None;
+        }
+        self.report.written_at = Some(Instant::now());
+        Some(wanted)
+    }
+
+    pub(super) fn measure(&self, plan: &Plan, observed: &Observed) {
+        let lag = self.object.status.as_ref().map_or(0, |s| s.max_lag_bytes);
+        let writable = plan.master.as_ref().and_then(|name| observed.answering(name)).is_some_and(|s| s.writable);
+        let epoch = observed.record.as_ref().map_or(0, |r| r.epoch);
+        let state = State {
+            has_master: writable,
+            replicas_desired: self.object.spec.replicas,
+            replicas_ready: plan.ready_replicas.len(),
+            max_replica_lag_bytes: lag,
+            epoch,
+        };
+        self.context.metrics.set(&self.key.0, &self.key.1, state);
+    }
+
+    pub(super) async fn event(&self, kind: EventType, reason: &str, note: &str) {
+        tracing::info!("{}/{}: {reason}: {note}", self.key.0, self.key.1);
+        publish(&self.context.recorder, &self.object.object_ref(&()), kind, reason, note);
+    }
+
+    /// A failure that may come back at every turn: told when it changes.
+    pub(super) async fn problem(&mut self, text: &str) {
+        self.context.metrics.reconcile_errors.inc();
+        if self.last_problem != text {
+            self.last_problem = text.to_string();
+            tracing::warn!("{}/{}: {text}", self.key.0, self.key.1);
+        }
+    }
+}
+
+/// Events are for people: nothing waits for them.
+fn publish(recorder: &Recorder, about: &ObjectReference, kind: EventType, reason: &str, note: &str) {
+    let event = Event {
+        type_: kind,
+        reason: reason.to_string(),
+        note: Some(note.to_string()),
+        action: reason.to_string(),
+        secondary: None,
+    };
+    let (recorder, about) = (recorder.clone(), about.clone());
+    tokio::spawn(async move {
+        if let Err(error) = call(recorder.publish(&event, &about)).await {
+            tracing::warn!("cannot publish an event: {error}");
+        }
+    });
+}

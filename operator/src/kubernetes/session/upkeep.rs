@@ -1,0 +1,194 @@
+//! Beside the loop: role labels and objects are brought up to date in a task of their own, so that a slow API server cannot
+//! take a master its lease.
+
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Resource, ResourceExt};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::{Failure, RETRY_PAUSE, Session, call};
+use crate::api::ReplicatedRedis;
+use crate::kubernetes::Context;
+use crate::kubernetes::objects::{Applier, ApplyError, Pending};
+use crate::observe::{Observed, Role};
+use crate::plan::Plan;
+use crate::record::Target;
+use crate::resources::{self, ROLE_LABEL};
+
+/// The part of a datastore's problems that is told here: see [`super::Problems`].
+const THEME: &str = "objects";
+
+/// The work beside the loop, and what it has come to.
+#[derive(Debug, Default)]
+pub(super) struct Upkeep {
+    task: Option<JoinHandle<Upkept>>,
+    retry_at: Option<Instant>,
+    applied: Pending,
+    kept: Option<Inputs>,
+}
+
+/// What the objects are made from, and the version of what is there: while all of it is the same, nothing needs to be done.
+#[derive(Debug, PartialEq)]
+struct Inputs {
+    generation: Option<i64>,
+    pods: i32,
+    password: Option<String>,
+    seen: u64,
+}
+
+/// What the work beside the loop has come to.
+#[derive(Debug)]
+struct Upkept {
+    applied: Pending,
+    outcome: Result<(), ApplyError>,
+    /// The objects were tried: `outcome` says whether the spec can be carried out.
+    tried: bool,
+}
+
+impl Session {
+    /// Starts the work on objects, labels and status, unless it is under way.
+    pub(super) fn keep_up(&mut self, plan: &Plan, observed: &Observed) {
+        if self.upkeep.task.is_some() || !self.context.leadership.holds() {
+            return;
+        }
+        let may_retry = self.upkeep.retry_at.is_none_or(|at| Instant::now() >= at);
+        let inputs = Inputs {
+            generation: self.object.metadata.generation,
+            pods: resources::replica_pods(&self.key.1, self.object.spec.replicas, self.record()),
+            password: self.password.clone(),
+            seen: self.context.caches.hub.seen(&self.key),
+        };
+        let labels = self.wanted_labels(plan, observed);
+        let nothing_new = self.upkeep.kept.as_ref() == Some(&inputs);
+        if labels.is_empty() && (nothing_new || !may_retry) {
+            return;
+        }
+        let work = Work {
+            context: Arc::clone(&self.context),
+            object: self.object.clone(),
+            pods: inputs.pods,
+            password: self.password.clone(),
+            applied: std::mem::take(&mut self.upkeep.applied),
+            labels,
+        };
+        let bell = Arc::clone(&self.reports.changed);
+        self.upkeep.kept = Some(inputs);
+        self.upkeep.task = Some(tokio::spawn(work.run(bell)));
+    }
+
+    pub(super) async fn on_upkept(&mut self) {
+        if !self.upkeep.task.as_ref().is_some_and(JoinHandle::is_finished) {
+            return;
+        }
+        let Some(done) = self.upkeep.task.take() else { return };
+        let Ok(done) = done.await else { return };
+        self.upkeep.applied = done.applied;
+        match done.outcome {
+            Ok(()) => {
+                self.upkeep.retry_at = None;
+                if done.tried {
+                    self.problems.clear(THEME);
+                }
+            }
+            Err(ApplyError::Spec { reason, message }) => self.problems.set(THEME, reason, message),
+            Err(error @ ApplyError::Api { .. }) => {
+                self.upkeep.retry_at = Some(Instant::now() + RETRY_PAUSE);
+                self.upkeep.kept = None;
+                if let ApplyError::Api { error: api, .. } = &error
+                    && matches!(&**api, kube::Error::Api(status) if status.is_invalid())
+                {
+                    self.problems.set(THEME, "ObjectRefused", error.to_string());
+                }
+                self.problem(&error.to_string()).await;
+            }
+        }
+    }
+
+    /// Pods whose role label is not what it should be, those that lose it first: there is one master label at most.
+    fn wanted_labels(&self, plan: &Plan, observed: &Observed) -> Vec<(Arc<Pod>, Option<&'static str>)> {
+        let label = |name: &str| match observed.answering(name).map(|s| s.role) {
+            _ if plan.master.as_deref() == Some(name) => {
+                let promoted = observed.instances.get(name).and_then(|i| i.status.as_ref());
+                // A master that is silent for a moment keeps it.
+                promoted.is_none_or(|s| s.role == Role::Master).then_some("master")
+            }
+            Some(Role::Replica) => Some("replica"),
+            Some(Role::Master | Role::Awaiting) | None => None,
+        };
+        let electing = observed.record.as_ref().is_some_and(|r| r.target.is_some());
+        let mut wrong: Vec<(Arc<Pod>, Option<&'static str>)> = self
+            .our_pods()
+            .into_iter()
+            .filter_map(|pod| {
+                let (wanted, has) = (label(&pod.name_any()), pod.labels().get(ROLE_LABEL).map(String::as_str));
+                // A replica that does not answer goes on to be one: readiness decides whether it is used.
+                let stays = wanted.is_none() && has == Some("replica") && observed.answering(&pod.name_any()).is_none();
+                // The members change under a master that goes on within a moment.
+                let goes_on = electing && is_members_change(observed) && has == Some("master") && wanted.is_none();
+                (wanted != has && !stays && !goes_on).then_some((pod, wanted))
+            })
+            .collect();
+        wrong.sort_by_key(|(_, wanted)| *wanted == Some("master"));
+        wrong
+    }
+}
+
+fn is_members_change(observed: &Observed) -> bool {
+    observed.record.as_ref().is_some_and(|r| matches!(r.target, Some(Target::Members { .. })))
+}
+
+/// What is done beside the loop, in this order: labels, objects.
+#[derive(Debug)]
+struct Work {
+    context: Arc<Context>,
+    object: ReplicatedRedis,
+    pods: i32,
+    password: Option<String>,
+    applied: Pending,
+    labels: Vec<(Arc<Pod>, Option<&'static str>)>,
+}
+
+impl Work {
+    async fn run(mut self, bell: Arc<Notify>) -> Upkept {
+        for (pod, role) in std::mem::take(&mut self.labels) {
+            if let Err(error) = self.label(&pod, role).await {
+                tracing::debug!("the role label of {}: {error}", pod.name_any());
+                // In their order: the next one may be the new master's.
+                break;
+            }
+        }
+        let mut outcome = Ok(());
+        let tried = self.password.is_some();
+        if let Some(password) = self.password.clone() {
+            let context = Arc::clone(&self.context);
+            let mut applier = Applier { client: &context.client, caches: &context.caches, pending: &mut self.applied };
+            outcome = applier.everything(&self.object, self.pods, &context.image, &password).await;
+        }
+        bell.notify_one();
+        Upkept { applied: self.applied, outcome, tried }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.context.client.clone(), &self.object.namespace().unwrap_or_default())
+    }
+
+    /// With a precondition: the pod is the very one that was looked at, unchanged.
+    async fn label(&self, pod: &Pod, role: Option<&str>) -> Result<(), Failure> {
+        let patch = serde_json::json!({
+            "metadata": {
+                "uid": pod.uid(),
+                "resourceVersion": pod.resource_version(),
+                "labels": {ROLE_LABEL: role},
+            }
+        });
+        call(self.api::<Pod>().patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch))).await.map(drop)
+    }
+}
