@@ -11,6 +11,7 @@
 //!   [`descriptors`]: room for connections.
 //! - [`repl`]: replication and roles, both ways. [`persistence`]: RDB files and the state beside them.
 
+pub mod acl;
 pub mod clients;
 pub mod clock;
 pub mod commands;

@@ -8,6 +8,7 @@ use engine::Keyspace;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
+use crate::acl::{User, Users};
 use crate::clients::Clients;
 use crate::clock;
 use crate::config::Settings;
@@ -80,6 +81,7 @@ pub struct Server {
     listening: Listening,
     pub keyspace: Keyspace,
     pub clients: Clients,
+    pub users: Users,
     pub stats: Stats,
     pub slowlog: Mutex<SlowLog>,
     pub latency: latency::Events,
@@ -125,6 +127,7 @@ impl Server {
         engine::types::members::seed(seed);
         let run_id = replication::ReplId::from_random(random()).to_string();
         let keyspace = Keyspace::new(shards, settings.databases as usize, seed);
+        let user = settings.default_user.clone().unwrap_or_else(|| User::with_password(&settings.requirepass));
         Ok(Self {
             repl: Replication::new(&settings)?,
             persistence: Persistence::default(),
@@ -133,6 +136,7 @@ impl Server {
             listening,
             keyspace,
             clients: Clients::default(),
+            users: Users::new(user),
             stats: Stats::default(),
             slowlog: Mutex::default(),
             latency: latency::Events::default(),
@@ -194,6 +198,9 @@ impl Server {
                     false => ("port", "Unable to listen on this port. Check server logs.".into()),
                 }
             })?;
+        }
+        if current.requirepass != settings.requirepass {
+            self.users.require(&settings.requirepass);
         }
         logging::set_level(settings.loglevel);
         self.repl.resize_log(&settings);

@@ -64,3 +64,8 @@ fn keys() {
 fn transactions_and_errors() {
     check("transactions");
 }
+
+#[test]
+fn the_default_user_and_its_passwords() {
+    check("acl");
+}

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use engine::CommandError;
 
 use super::ServerCtx;
+use crate::acl::User;
 use crate::config::{self, Access, Class, PARAMETERS, Parameter, Seen, Settings};
 use crate::dispatch::Next;
 use crate::persistence;
@@ -124,6 +125,10 @@ pub(super) fn rewrite(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     if !ctx.server.repl.managed {
         settings.replicaof = config::ReplicaOf(ctx.server.repl.target().0.map(|t| (t.host, t.port)));
     }
+    // One that `requirepass` makes needs no line of its own.
+    let user = ctx.server.users.default_user();
+    let is_plain = *user == User::with_password(&settings.requirepass);
+    settings.default_user = (!is_plain).then(|| User::clone(&user));
     let failed = |e: std::io::Error| CommandError::text(format!("ERR Rewriting config file: {e}"));
     let old = match std::fs::read_to_string(path) {
         // A file that was removed is written anew, as Redis does it.

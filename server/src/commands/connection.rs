@@ -73,14 +73,8 @@ fn echo(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     Ok(Next::Continue)
 }
 
-/// Compares in a time that does not tell how much of the password was right.
-fn same(a: &[u8], b: &[u8]) -> bool {
-    a.len() == b.len() && a.iter().zip(b).fold(0, |diff, (x, y)| diff | (x ^ y)) == 0
-}
-
 fn authenticate(ctx: &mut ServerCtx<'_>, user: &[u8], password: &[u8]) -> Result<(), CommandError> {
-    let wanted = ctx.settings.requirepass.as_bytes();
-    if user == b"default" && (wanted.is_empty() || same(password, wanted)) {
+    if ctx.server.users.accepts(user, password) {
         ctx.session.authenticated = true;
         Ok(())
     } else {
@@ -90,7 +84,7 @@ fn authenticate(ctx: &mut ServerCtx<'_>, user: &[u8], password: &[u8]) -> Result
 
 fn auth(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     match ctx.args.len() {
-        2 if ctx.settings.requirepass.is_empty() => {
+        2 if ctx.server.users.default_user().nopass => {
             return Err(CommandError::Static(
                 "ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?",
             ));

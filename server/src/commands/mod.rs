@@ -1,5 +1,6 @@
 //! Commands about the server and the connection.
 
+mod acl;
 mod config;
 mod connection;
 mod debug;
@@ -32,6 +33,7 @@ pub type Run = fn(&mut ServerCtx<'_>) -> Result<Next, CommandError>;
 /// Every command of the server, by family.
 pub static FAMILIES: &[&[ServerCommand]] = &[
     connection::COMMANDS,
+    acl::COMMANDS,
     server::COMMANDS,
     introspection::COMMANDS,
     metadata::COMMANDS,

@@ -7,6 +7,7 @@ use resp::request::split_args;
 
 use super::values::quoted;
 use super::{Seen, Settings};
+use crate::acl::{DEFAULT, RuleError, User};
 
 /// Why the server cannot start with what it was given. `Display` is Redis's message for it.
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +21,6 @@ pub enum ConfigError {
 /// Directives of Redis that are no parameters, and what to do about them.
 const REFUSED: &[(&str, &str)] = &[
     ("rename-command", "'rename-command' is not supported by this server: leave it out"),
-    ("user", "'user' is not supported by this server yet: give the default user a password with 'requirepass'"),
     ("loadmodule", "'loadmodule' is not supported: this server has no modules"),
     ("sentinel", "'sentinel' is not supported: run redis-sentinel beside this server"),
 ];
@@ -35,6 +35,9 @@ struct Loader {
 
 impl Loader {
     fn directive(&mut self, words: &[&str]) -> Result<(), String> {
+        if words[0].eq_ignore_ascii_case("user") {
+            return self.user(words);
+        }
         let Some(parameter) = Settings::parameter(words[0]) else {
             let refused = REFUSED.iter().find(|(name, _)| words[0].eq_ignore_ascii_case(name));
             return Err(refused.map_or("Bad directive or wrong number of arguments", |(_, sentence)| sentence).into());
@@ -48,13 +51,38 @@ impl Loader {
         (parameter.set)(&mut self.settings, &words[1..], seen)
     }
 
+    /// `user default rule …`
+    fn user(&mut self, words: &[&str]) -> Result<(), String> {
+        let (name, rules) = words[1..].split_first().ok_or("wrong number of arguments")?;
+        if *name != DEFAULT {
+            return Err(format!("user {name}: users other than 'default' are not supported by this server yet"));
+        }
+        if self.settings.default_user.is_some() {
+            let reason = "Duplicate user found. A user can only be defined once in config files";
+            return Err(format!("Error in user declaration '{name}': {reason}"));
+        }
+        let user = User::from_line(rules).map_err(|(rule, error)| {
+            // The rule may be a mistyped password.
+            let is_shown = error == RuleError::NotYet;
+            format!("Error in user declaration '{}': {error}", if is_shown { &rule } else { DEFAULT })
+        })?;
+        if !user.enabled {
+            tracing::warn!(
+                "The user '{name}' is disabled (there is no 'on' modifier in the user description). Make sure this is not a configuration error."
+            );
+        }
+        self.settings.default_user = Some(user);
+        Ok(())
+    }
+
     fn text(&mut self, text: &str, depth: usize) -> Result<(), ConfigError> {
         for (number, line) in text.split('\n').enumerate() {
             let line = line.trim();
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let error = |reason: String| ConfigError::Directive { line: number + 1, text: line.into(), reason };
+            let error =
+                |reason: String| ConfigError::Directive { line: number + 1, text: without_secret(line), reason };
             let args =
                 split_args(line.as_bytes()).ok_or_else(|| error("Unbalanced quotes in configuration line".into()))?;
             let words: Vec<_> = args.as_args().iter().map(String::from_utf8_lossy).collect();
@@ -97,6 +125,12 @@ fn read(path: &Path) -> Result<String, ConfigError> {
     };
     let bytes = std::fs::read(path).map_err(open)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// A line as it may be shown.
+fn without_secret(line: &str) -> String {
+    let name = line.split_whitespace().next().unwrap_or_default();
+    if Settings::is_secret(name.trim_matches(['"', '\''])) { format!("{name} (redacted)") } else { line.into() }
 }
 
 /// An error of the operating system in its words only: `No such file or directory`.

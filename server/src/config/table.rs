@@ -5,6 +5,8 @@
 
 use engine::Limits;
 
+use crate::acl::User;
+
 use super::values::{
     Access, Among, DisklessLoad, FileName, Folder, Limit as _, LogLevel, Memory, MemoryOrShare, NotYetBut, OnSignal,
     OutputLimits, Param as _, Percentiles, Permissions, PropagationErrors, ReplicaOf, SaveRules, Seen, Supervised,
@@ -53,13 +55,15 @@ macro_rules! parameters {
         #[derive(Debug, Clone)]
         pub struct Settings {
             $(pub $field: $type,)*
+            /// The line `user default …`, if there is one: it prevails over `requirepass`.
+            pub default_user: Option<User>,
             /// What the engine needs of them.
             pub limits: Limits,
         }
 
         impl Default for Settings {
             fn default() -> Self {
-                let mut settings = Self { $($field: $default,)* limits: Limits::default() };
+                let mut settings = Self { $($field: $default,)* default_user: None, limits: Limits::default() };
                 settings.derive();
                 settings
             }
@@ -304,6 +308,13 @@ impl Settings {
         PARAMETERS
             .iter()
             .find(|p| p.name.eq_ignore_ascii_case(name) || p.alias.is_some_and(|a| a.eq_ignore_ascii_case(name)))
+    }
+
+    /// Whether a directive's value is a password, or is close to one: it is not repeated anywhere.
+    pub fn is_secret(name: &str) -> bool {
+        const SECRET: [&str; 6] =
+            ["masterauth", "masteruser", "requirepass", "tls-client-key-file-pass", "tls-key-file-pass", "user"];
+        SECRET.iter().any(|secret| secret.eq_ignore_ascii_case(name))
     }
 
     /// Sets what follows from other values; to be called after changes.

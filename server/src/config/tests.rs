@@ -134,6 +134,11 @@ fn what_is_wrong_is_said_with_line_and_reason() {
     assert!(error("port \"1").ends_with("\nUnbalanced quotes in configuration line"));
     assert!(error("\"\" 5").ends_with("\nBad directive or wrong number of arguments"));
     assert!(error("user x on").contains("not supported by this server yet"));
+    let wrong = error("user default on >secret ~cache:*");
+    assert!(wrong.ends_with(">>> 'user (redacted)'\nError in user declaration '~cache:*': not supported by this server yet: its only user may do everything (~* &* +@all)"), "{wrong}");
+    assert!(!error("user default on secret").contains("secret"));
+    assert!(!error("requirepass my secret").contains("secret"));
+    assert!(error("user default on >a ~* &* +@all\nuser default on").contains("Duplicate user found"));
     assert!(
         error("include /nosuch").contains("Fatal error, can't open config file '/nosuch': No such file or directory")
     );

@@ -6,6 +6,7 @@
 
 mod batch;
 mod gate;
+mod redact;
 mod transaction;
 
 use std::sync::Arc;
@@ -143,7 +144,7 @@ impl Session {
         self.reply_skip = false;
         self.client.no_evict.store(false, Ordering::Relaxed);
         self.client.no_touch.store(false, Ordering::Relaxed);
-        self.authenticated = server.settings().requirepass.is_empty();
+        self.authenticated = server.users.is_open();
     }
 
     pub fn unwatch(&mut self, server: &Server) {
@@ -296,14 +297,19 @@ fn note_slow(server: &Server, settings: &Settings, session: &Session, args: Args
     log.entries.truncate(settings.slowlog_max_len as usize);
 }
 
-/// At most 32 arguments of at most 128 bytes; what was left out is said.
+/// At most 32 arguments of at most 128 bytes, without passwords; what was left out is said.
 fn shortened(args: Args<'_>) -> Vec<Vec<u8>> {
     const ARGS: usize = 32;
     const BYTES: usize = 128;
     let shown = if args.len() > ARGS { ARGS - 1 } else { args.len() };
-    let mut out: Vec<Vec<u8>> = args.iter().take(shown).map(|arg| arg[..arg.len().min(BYTES)].to_vec()).collect();
-    for (short, arg) in out.iter_mut().zip(args.iter()).filter(|(_, arg)| arg.len() > BYTES) {
-        short.extend_from_slice(format!("... ({} more bytes)", arg.len() - BYTES).as_bytes());
+    let mut out: Vec<Vec<u8>> = Vec::with_capacity(shown + 1);
+    for (i, arg) in args.iter().take(shown).enumerate() {
+        let arg = if redact::is_secret(args, i) { redact::SHOWN } else { arg };
+        let mut short = arg[..arg.len().min(BYTES)].to_vec();
+        if arg.len() > BYTES {
+            short.extend_from_slice(format!("... ({} more bytes)", arg.len() - BYTES).as_bytes());
+        }
+        out.push(short);
     }
     if shown < args.len() {
         out.push(format!("... ({} more arguments)", args.len() - shown).into_bytes());

@@ -207,7 +207,7 @@ fn refuse(server: &Server, settings: &Settings, peer: Option<IpAddr>) -> Option<
         return Some("-ERR max number of clients reached\r\n");
     }
     if settings.protected_mode
-        && settings.requirepass.is_empty()
+        && server.users.default_user().nopass
         && !peer.is_none_or(|ip| ip.to_canonical().is_loopback())
     {
         return Some(

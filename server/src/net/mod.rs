@@ -103,7 +103,7 @@ where
 {
     server.stats.connections.fetch_add(1, Ordering::Relaxed);
     let client = server.clients.add(peer, local, stream.as_raw_fd());
-    let open = server.settings().requirepass.is_empty();
+    let open = server.users.is_open();
     let mut connection = Connection {
         session: Session::new(client, Origin::Client, open),
         server,
