@@ -4,7 +4,7 @@ CARGO ?= cargo
 MANIFEST ?= manifests/quickstart.yaml
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 # The caches and the Go and Rust of the person who asks.
-AS_ROOT := $(if $(SUDO),sudo HOME="$(HOME)" PATH="$(PATH):/usr/sbin:/sbin")
+AS_ROOT := $(if $(SUDO),$(SUDO) HOME="$(HOME)" PATH="$(PATH):/usr/sbin:/sbin")
 NODES ?= 1
 
 .PHONY: help
@@ -45,6 +45,7 @@ lint: ## rustfmt and clippy, warnings are errors
 test: packages kubernetes lint ## every test: unit, transcripts, replication with redis-server, local mode, Kubernetes
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace
+	@$(MAKE) --no-print-directory cluster-test
 
 .PHONY: bench
 bench: packages ## our server beside redis-server, as one table; ONLY=cpu,memory,sync,restart,growth,failover QUICK=1
@@ -60,10 +61,20 @@ cluster-packages: packages # what nodes are made of
 		[ -x /usr/lib/cni/bridge ] && [ -z "$$missing" ] || { $(SUDO) apt-get update && $(SUDO) apt-get install -y \
 			--no-install-recommends containerd runc containernetworking-plugins nftables iptables iproute2 busybox-static; }
 
-.PHONY: cluster
-cluster: cluster-packages kubernetes ## a real Kubernetes of NODES=1 nodes on this machine with our images in it; needs root
+.PHONY: nodes
+nodes: cluster-packages kubernetes # the programs of a cluster of nodes
 	@tests/cluster/build.sh nodes
 	@tests/cluster/build.sh dns
+
+.PHONY: cluster-test
+cluster-test: nodes ## the suite on a real cluster of three nodes (or on KUBECONFIG's); ONLY="failover scale" chooses; needs root
+	$(CARGO) build --workspace
+	# Only this one program runs as root.
+	$(CARGO) test -p replicated-redis-tests --test cluster $(if $(AS_ROOT),--config "target.'cfg(all())'.runner = '$(subst \
+		",,$(AS_ROOT)) KUBECONFIG=$(KUBECONFIG) IMAGE_REGISTRY=$(IMAGE_REGISTRY)'") -- run $(ONLY)
+
+.PHONY: cluster
+cluster: nodes ## a real Kubernetes of NODES=1 nodes on this machine with our images in it; needs root
 	$(CARGO) build --release --bin replicated-redis-server --bin replicated-redis-operator
 	$(AS_ROOT) tests/cluster/up.sh $(NODES)
 

@@ -84,6 +84,8 @@ configure() {
 		imageGCHighThresholdPercent: 100
 		evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%, nodefs.inodesFree: 1%}
 		nodeStatusUpdateFrequency: 4s
+		# Tests kill the same container more than once.
+		crashLoopBackOff: {maxContainerRestartPeriod: 1s}
 	YAML
 	cat >"$disk/proxy.yaml" <<-YAML
 		apiVersion: kubeproxy.config.k8s.io/v1alpha1

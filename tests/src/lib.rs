@@ -57,9 +57,15 @@ impl Conn {
     }
 
     pub fn open_at(address: SocketAddr) -> std::io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+        Self::open_within(address, Duration::from_secs(5), Duration::from_secs(60))
+    }
+
+    /// With limits for the connection and for each reply.
+    pub fn open_within(address: SocketAddr, connect: Duration, reply: Duration) -> std::io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&address, connect)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(reply))?;
+        stream.set_write_timeout(Some(reply))?;
         Ok(Self { stream, buf: Vec::new() })
     }
 

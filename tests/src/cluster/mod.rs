@@ -1,9 +1,18 @@
 //! A real Kubernetes API for tests: etcd, kube-apiserver and kube-controller-manager as processes of this machine, and
 //! [`ProcessKubelet`], which runs the pods as processes.
 //!
+//! And a real cluster of nodes ([`Cluster`]) for the suite in `tests/tests/cluster`: a [`Scene`] is what one of its cases has,
+//! a [`Witness`] writes and reads meanwhile, and [`history`] judges what it saw.
+//!
 //! The programs are built by `tests/cluster/build.sh`, once for its sources.
 
+pub mod history;
 mod kubelet;
+mod nodes;
+mod runner;
+mod scene;
+mod store;
+pub mod witness;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,6 +22,11 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub use kubelet::ProcessKubelet;
+pub use nodes::Cluster;
+pub use runner::{Case, Needs, main};
+pub use scene::Scene;
+pub use store::Store;
+pub use witness::Witness;
 
 use crate::{free_port, wait_for};
 

@@ -1,0 +1,200 @@
+//! One datastore of the real cluster, as a person and a client see it.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use super::history::{Client, Promise, Summary, judge};
+use super::witness::{Target, list_key};
+use super::{Scene, Witness, until};
+use crate::{Conn, wait_for};
+
+const PORT: u16 = 6379;
+/// Nothing that is only looked at takes longer than this.
+const SOON: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub struct Store<'s> {
+    scene: &'s Scene<'s>,
+    pub namespace: String,
+    pub name: String,
+}
+
+impl<'s> Store<'s> {
+    pub fn new(scene: &'s Scene<'s>, namespace: &str, name: &str) -> Store<'s> {
+        Store { scene, namespace: namespace.to_string(), name: name.to_string() }
+    }
+
+    // ---- as a person ----
+
+    /// Makes or changes it: `spec` in one line of YAML, as in `{replicas: 2}`.
+    pub fn apply(&self, spec: &str) {
+        let (name, namespace) = (&self.name, &self.namespace);
+        let head = "apiVersion: replicated-redis.io/v1alpha1\nkind: ReplicatedRedis";
+        self.scene.apply_ok(&format!("{head}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"));
+    }
+
+    /// Runs kubectl in its namespace, which must succeed; what it printed.
+    pub fn kubectl_ok(&self, args: &[&str]) -> String {
+        self.scene.cluster.kubectl_ok(&[&["-n", &self.namespace], args].concat())
+    }
+
+    /// A field of the object by its JSON path, as in `.status.phase`.
+    pub fn field(&self, path: &str) -> String {
+        self.kubectl_ok(&["get", "rr", &self.name, "-o", &format!("jsonpath={{{path}}}")])
+    }
+
+    pub fn condition(&self, kind: &str, field: &str) -> String {
+        self.field(&format!(".status.conditions[?(@.type=='{kind}')].{field}"))
+    }
+
+    /// The instance that has the master role.
+    pub fn master(&self) -> String {
+        self.field(".status.currentMaster")
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.field(".status.record.epoch").parse().expect("an epoch")
+    }
+
+    /// Waits until it is Ready, with the generation that is there now.
+    pub fn wait_ready(&self, limit: Duration) {
+        wait_for(&format!("{} to be ready", self.name), limit, || {
+            let now = self.field(".metadata.generation} {.status.observedGeneration} {.status.phase");
+            matches!(now.split(' ').collect::<Vec<_>>()[..], [wanted, seen, "Ready"] if wanted == seen)
+        });
+    }
+
+    /// Waits until another instance than `old` is master; its name.
+    pub fn wait_for_other_master(&self, old: &str, limit: Duration) -> String {
+        let other = || Some(self.master()).filter(|name| name != old && !name.is_empty());
+        until(&format!("another master than {old}"), limit, other)
+    }
+
+    /// Asks for a switchover to an instance (or `any`), and waits until it is master.
+    pub fn switch_over(&self, to: &str) -> String {
+        let old = self.master();
+        self.kubectl_ok(&["annotate", "rr", &self.name, &format!("replicated-redis.io/switchover={to}")]);
+        self.wait_for_other_master(&old, SOON)
+    }
+
+    /// Reason and text of every event about it.
+    pub fn events(&self) -> String {
+        let path = "jsonpath={range .items[*]}{.reason}: {.message}{\"\\n\"}{end}";
+        let about = format!("involvedObject.name={}", self.name);
+        self.kubectl_ok(&["get", "events", "--field-selector", &about, "-o", path])
+    }
+
+    pub fn pods(&self) -> Vec<String> {
+        let selector = format!("replicated-redis.io/cluster={}", self.name);
+        let names = self.kubectl_ok(&["get", "pods", "-l", &selector, "-o", "name"]);
+        names.lines().map(|line| line.trim_start_matches("pod/").to_string()).collect()
+    }
+
+    pub fn pod_field(&self, pod: &str, path: &str) -> String {
+        self.kubectl_ok(&["get", "pod", pod, "-o", &format!("jsonpath={{{path}}}")])
+    }
+
+    pub fn node_of(&self, pod: &str) -> String {
+        self.pod_field(pod, ".spec.nodeName")
+    }
+
+    pub fn role_label(&self, pod: &str) -> String {
+        self.pod_field(pod, ".metadata.labels.replicated-redis\\.io/role")
+    }
+
+    /// Pods in the EndpointSlices of a Service (`master`, `replicas`) that are ready.
+    pub fn endpoints(&self, service: &str) -> Vec<String> {
+        let label = format!("kubernetes.io/service-name={}-{service}", self.name);
+        let path = "jsonpath={range .items[*].endpoints[?(@.conditions.ready==true)]}{.targetRef.name}{\"\\n\"}{end}";
+        let names = self.kubectl_ok(&["get", "endpointslices", "-l", &label, "-o", path]);
+        let mut names: Vec<String> = names.lines().map(str::to_string).collect();
+        names.sort();
+        names
+    }
+
+    /// Sends a signal to the server's process of a pod, as the kernel of its node would: `-KILL`, `-STOP`, `-CONT`.
+    pub fn signal(&self, pod: &str, signal: &str) {
+        let pid = self.scene.cluster.process_of(&self.pod_field(pod, ".metadata.uid"));
+        crate::local::kill(signal, pid);
+    }
+
+    // ---- as a client ----
+
+    pub fn password(&self) -> String {
+        let secret = format!("{}-auth", self.name);
+        self.kubectl_ok(&["get", "secret", &secret, "-o", "go-template={{.data.password | base64decode}}"])
+    }
+
+    /// Address of a Service: `master` or `replicas`.
+    pub fn service(&self, which: &str) -> SocketAddr {
+        let service = format!("{}-{which}", self.name);
+        let ip = self.kubectl_ok(&["get", "service", &service, "-o", "jsonpath={.spec.clusterIP}"]);
+        (ip.parse::<IpAddr>().expect("a Service has an address"), PORT).into()
+    }
+
+    pub fn pod_address(&self, pod: &str) -> SocketAddr {
+        let ip = self.pod_field(pod, ".status.podIP");
+        (ip.parse::<IpAddr>().unwrap_or_else(|e| panic!("{pod} has the address '{ip}': {e}")), PORT).into()
+    }
+
+    /// An authenticated connection, if there is one to be had within a second.
+    pub fn conn(&self, address: SocketAddr) -> Option<Conn> {
+        let mut conn = Conn::open_within(address, Duration::from_secs(1), Duration::from_secs(5)).ok()?;
+        let answer = conn.try_call(&["AUTH", &self.password()]).ok()?;
+        (!answer.is_error()).then_some(conn)
+    }
+
+    /// Asks through a Service until it answers without an error.
+    pub fn call(&self, service: &str, line: &str) -> String {
+        let address = self.service(service);
+        let words: Vec<&str> = line.split(' ').collect();
+        until(&format!("{line} through {}-{service}", self.name), SOON, || {
+            let answer = self.conn(address)?.try_call(&words).ok().filter(|answer| !answer.is_error())?;
+            Some(answer.as_str().map_or_else(|| answer.to_string(), str::to_string))
+        })
+    }
+
+    /// Asks one instance, which must answer.
+    pub fn call_pod(&self, pod: &str, line: &str) -> String {
+        self.conn(self.pod_address(pod)).unwrap_or_else(|| panic!("{pod} does not answer")).text(line)
+    }
+
+    pub fn target(&self) -> Target {
+        Target { master: self.service("master"), replicas: Some(self.service("replicas")), password: self.password() }
+    }
+
+    /// Clients that write and read through the Services from now on; the first write has been accepted.
+    pub fn witness(&self) -> Witness {
+        let witness = Witness::start(&self.target());
+        witness.accepted_after(0, SOON);
+        witness
+    }
+
+    /// Ends the clients, reads what is there in the end through the master Service, and judges the history.
+    pub fn judge(&self, witnesses: Vec<Witness>, promise: Promise) -> Summary {
+        let clients: Vec<Client> = witnesses.iter().flat_map(|w| w.writers.clone()).collect();
+        let operations: Vec<_> = witnesses.into_iter().flat_map(Witness::finish).collect();
+        let lists: BTreeMap<Client, Vec<u64>> = clients.iter().map(|client| (*client, self.list(*client))).collect();
+        match judge(&operations, &lists, promise) {
+            Ok(summary) => {
+                self.scene.step(&format!("the history is well: {summary}"));
+                summary
+            }
+            Err(complaints) => panic!(
+                "the history is wrong in {} points; the first are:\n{}",
+                complaints.len(),
+                complaints[..complaints.len().min(5)].join("\n")
+            ),
+        }
+    }
+
+    /// What a writer has appended, as the master has it.
+    fn list(&self, client: Client) -> Vec<u64> {
+        let address = self.service("master");
+        until("the clients' lists", SOON, || {
+            let answer = self.conn(address)?.try_call(&["LRANGE", &list_key(client), "0", "-1"]).ok()?;
+            answer.as_list()?.iter().map(|item| u64::try_from(item.as_i64()?).ok()).collect()
+        })
+    }
+}
