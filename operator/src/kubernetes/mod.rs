@@ -12,6 +12,7 @@ mod caches;
 mod leader;
 mod objects;
 mod pod;
+mod recreate;
 mod session;
 mod start;
 

@@ -9,13 +9,14 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use kube::api::{DeleteParams, Patch, PatchParams, PropagationPolicy};
+use kube::api::{Patch, PatchParams};
 use kube::{Api, Client, Resource, ResourceExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::caches::{Cache, Caches, Kind};
+use super::recreate;
 use crate::api::ReplicatedRedis;
 use crate::resources::{self, MANAGER, Pool};
 
@@ -65,21 +66,26 @@ impl Applier<'_> {
         self.stateful_set(resources::stateful_set(owner, Pool::Replica, pods, image)).await
     }
 
-    /// Fields of a StatefulSet that cannot be changed are changed by making it anew around its running pods: they are orphaned
-    /// and adopted again, and because updates are `OnDelete` none of them restarts.
+    /// A field that cannot be changed is changed by making the StatefulSet anew around its pods: see [`super::recreate`].
     async fn stateful_set(&mut self, desired: StatefulSet) -> Result<(), ApplyError> {
         match self.one(&self.caches.stateful_sets, desired.clone()).await {
             Err(ApplyError::Api { error, .. }) if is_immutable(&error) => {}
             done => return done,
         }
-        let api: Api<StatefulSet> = self.api(&desired);
-        let orphan = DeleteParams { propagation_policy: Some(PropagationPolicy::Orphan), ..DeleteParams::default() };
+        Box::pin(self.make_anew(&desired)).await?;
+        self.one(&self.caches.stateful_sets, desired).await
+    }
+
+    async fn make_anew(&self, desired: &StatefulSet) -> Result<(), ApplyError> {
+        let api: Api<StatefulSet> = self.api(desired);
         let name = desired.name_any();
-        tracing::info!(
-            "{name}: a field that cannot be changed has changed; the StatefulSet is made anew, its pods stay"
-        );
-        api.delete(&name, &orphan).await.map_err(|error| failed(&desired, error))?;
-        self.apply(&desired).await.map(drop)
+        let Some(live) = api.get_opt(&name).await.map_err(|error| failed(desired, error))? else { return Ok(()) };
+        if let Some(field) = recreate::refusal(&live, desired) {
+            let message = format!("StatefulSet {name}: {field} cannot be changed without losing pods or data");
+            return Err(ApplyError::Spec { reason: "ImmutableField", message });
+        }
+        tracing::info!("{name}: a field that cannot be changed has changed; it is made anew, its pods stay");
+        recreate::orphan(&api, &live).await.map_err(|error| failed(desired, error))
     }
 
     async fn one<K: Kind + Serialize>(&mut self, cache: &Cache<K>, mut desired: K) -> Result<(), ApplyError> {
