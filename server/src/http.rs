@@ -12,7 +12,6 @@ use prometheus::{Encoder, GaugeVec, IntGauge, Opts, Registry as Metrics, TextEnc
 use crate::clients::Kind;
 use crate::clock;
 use crate::info;
-use crate::repl::FeedState;
 use crate::state::Server;
 
 /// Serves until the process ends, on a thread of its own. Fails if the port is taken.
@@ -160,8 +159,8 @@ fn gather(server: &Server) -> Result<String, prometheus::Error> {
         "Seconds since a replica was last heard from",
         &["slave_ip", "slave_port"],
     )?;
-    for feed in repl.feeds().iter().filter(|f| f.state() == FeedState::Online) {
-        let (ack, port) = (feed.ack(), feed.port.to_string());
+    for (feed, ack) in repl.feeds().iter().filter_map(|feed| Some((feed, feed.ack()?))) {
+        let port = feed.port.to_string();
         offset.with_label_values(&[&feed.ip, &port]).set(ack.offset as f64);
         lag.with_label_values(&[&feed.ip, &port]).set(now.saturating_sub(ack.at_ms) as f64 / 1000.0);
     }

@@ -9,7 +9,6 @@ use crate::clients::Kind;
 use crate::clock;
 use crate::config::Settings;
 use crate::registry::Registry;
-use crate::repl::FeedState;
 use crate::state::Server;
 
 type Section = fn(&Server, &Settings, &mut String);
@@ -264,14 +263,8 @@ fn replication(server: &Server, settings: &Settings, out: &mut String) {
     }
     let now = clock::monotonic_ms();
     for (i, feed) in feeds.iter().enumerate() {
-        let state = match feed.state() {
-            FeedState::WaitSnapshot => "wait_bgsave",
-            FeedState::Sending => "send_bulk",
-            FeedState::Online => "online",
-        };
-        let ack = feed.ack();
-        let lag = now.saturating_sub(ack.at_ms) / 1000;
-        let value = format!("ip={},port={},state={state},offset={},lag={lag}", feed.ip, feed.port, ack.offset);
+        let (state, offset, lag) = (feed.state().name(), feed.ack_offset(), feed.lag_s(now));
+        let value = format!("ip={},port={},state={state},offset={offset},lag={lag}", feed.ip, feed.port);
         line(out, &format!("slave{i}"), value);
     }
     line(out, "master_failover_state", repl.failover.lock().state());

@@ -183,6 +183,16 @@ impl Snapshot {
         rdb::end(out, self.crc.as_mut());
     }
 
+    /// A file without keys; the walk is given up.
+    pub fn without_keys(mut self, out: &mut Vec<u8>) {
+        self.sizes.clear();
+        self.header(out);
+        if let Some(crc) = &mut self.crc {
+            crc.update(out);
+        }
+        self.finish(out);
+    }
+
     pub fn abort(&mut self) {
         self.walk.abort(&self.server.keyspace);
     }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::clock;
 use crate::config::OnSignal;
 use crate::persistence;
-use crate::repl::{FeedState, Hold};
+use crate::repl::Hold;
 use crate::state::Server;
 
 /// How to end.
@@ -153,7 +153,7 @@ async fn attempt(server: &Arc<Server>, request: Request, signals: &mut Signals) 
 async fn wait_for_replicas(server: &Arc<Server>, signals: &mut Signals) {
     let limit = Duration::from_secs(server.settings().shutdown_timeout as u64);
     let end = server.repl.log.lock().log.end();
-    let lagging = || server.repl.feeds().into_iter().filter(|f| f.ack().offset < end).collect::<Vec<_>>();
+    let lagging = || server.repl.feeds().into_iter().filter(|f| f.ack_offset() < end).collect::<Vec<_>>();
     if limit.is_zero() || lagging().is_empty() {
         return;
     }
@@ -179,23 +179,17 @@ async fn wait_for_replicas(server: &Arc<Server>, signals: &mut Signals) {
         }
     }
     for feed in lagging() {
-        let ack = feed.ack();
-        let state = match feed.state() {
-            FeedState::WaitSnapshot => "wait_bgsave",
-            FeedState::Sending => "send_bulk",
-            FeedState::Online => "online",
-        };
+        let (state, offset, lag) = (feed.state().name(), feed.ack_offset(), feed.lag_s(clock::monotonic_ms()));
         tracing::info!(
-            "Lagging replica {}:{} reported offset {} behind master, lag={}, state={state}.",
+            "Lagging replica {}:{} reported offset {} behind master, lag={lag}, state={state}.",
             feed.ip,
             feed.port,
-            end - ack.offset.min(end),
-            clock::monotonic_ms().saturating_sub(ack.at_ms) / 1000,
+            end - offset.min(end),
         );
     }
     tracing::info!("{} of {} replicas are in sync when shutting down.", in_sync(server, end), server.repl.feed_count());
 }
 
 fn in_sync(server: &Server, end: u64) -> usize {
-    server.repl.feeds().iter().filter(|f| f.ack().offset >= end).count()
+    server.repl.feeds().iter().filter(|f| f.ack_offset() >= end).count()
 }

@@ -16,157 +16,15 @@
 use resp::Args;
 
 use crate::acks::Ack;
-use crate::durable::parse_hex16;
 use crate::history::{History, Psync, ReplId};
-use crate::role::Role;
+use crate::log::CutOff;
 
-/// Redis's bound on an announced address.
-const ADDRESS_MAX: usize = 255;
+mod announce;
+
+pub use announce::{Announced, Ask, NotServed, Replconf, Serving};
+
 /// So often a replica that waits for its snapshot hears a sign of life.
 const NEWLINE_MS: u64 = 1000;
-
-/// What a replica said of itself before it asked to be served.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Announced {
-    pub port: u16,
-    pub ip: Option<String>,
-    /// It takes a body that ends with a mark.
-    pub eof: bool,
-    /// It understands `+CONTINUE <id>`.
-    pub psync2: bool,
-    pub version: Option<String>,
-    /// It wants the snapshot and nothing else: `redis-cli --rdb`.
-    pub rdb_only: bool,
-    /// Epoch that it was told to follow; `None`: it is not managed.
-    pub epoch: Option<u64>,
-    pub volume: Option<u64>,
-}
-
-/// How a REPLCONF is answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Replconf {
-    /// The line behind `+`. To a managed replica it is `OK <end of the log>`: that much it lacks, at most (R5).
-    Simple(String),
-    /// The line behind `-`.
-    Error(String),
-    /// ACK and GETACK are not answered.
-    Nothing,
-}
-
-const NOT_INTEGER: &str = "ERR value is not an integer or out of range";
-
-impl Announced {
-    /// A REPLCONF on a connection that is not a feed yet. `args`: behind the name; `end`: of the log.
-    pub fn replconf(&mut self, args: Args<'_>, end: u64) -> Replconf {
-        if !args.len().is_multiple_of(2) {
-            return Replconf::Error("ERR syntax error".into());
-        }
-        for option in (0..args.len()).step_by(2) {
-            match self.option(args.at(option), args.at(option + 1)) {
-                Ok(true) => {}
-                Ok(false) => return Replconf::Nothing,
-                Err(text) => return Replconf::Error(text),
-            }
-        }
-        Replconf::Simple(if self.epoch.is_some() { format!("OK {end}") } else { "OK".into() })
-    }
-
-    /// `Ok(false)`: no answer.
-    fn option(&mut self, name: &[u8], value: &[u8]) -> Result<bool, String> {
-        let integer = || resp::number::parse_i64(value).ok_or_else(|| NOT_INTEGER.to_string());
-        let text = || String::from_utf8_lossy(value).into_owned();
-        match &name.to_ascii_lowercase()[..] {
-            // Redis takes any integer here; a port that is none is as good as an unknown one.
-            b"listening-port" => self.port = u16::try_from(integer()?).unwrap_or_default(),
-            b"ip-address" if value.len() > ADDRESS_MAX => {
-                let n = value.len();
-                return Err(format!("ERR REPLCONF ip-address provided by replica instance is too long: {n} bytes"));
-            }
-            b"ip-address" => self.ip = Some(text()),
-            b"capa" => match &value.to_ascii_lowercase()[..] {
-                b"eof" => self.eof = true,
-                b"psync2" => self.psync2 = true,
-                // What it can do and we do not know is not used.
-                _ => {}
-            },
-            b"version" => self.version = Some(text()),
-            b"rdb-only" => match integer()? {
-                n @ (0 | 1) => self.rdb_only = n == 1,
-                _ => return Err("ERR value is out of range, value must between 0 and 1".into()),
-            },
-            b"rr-epoch" => self.epoch = Some(resp::number::parse_u64(value).ok_or(NOT_INTEGER)?),
-            b"rr-volume" => self.volume = Some(parse_hex16(value).ok_or("ERR a volume is sixteen hexadecimal digits")?),
-            b"ack" | b"getack" => return Ok(false),
-            _ => return Err(format!("ERR Unrecognized REPLCONF option: {}", String::from_utf8_lossy(name))),
-        }
-        Ok(true)
-    }
-}
-
-/// What the replica asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Ask {
-    /// Of old replicas, which acknowledge nothing.
-    Sync,
-    /// `next`: the first byte that it lacks, counted from 1. `failover`: see [`crate::failover::accept`].
-    Psync { id: Vec<u8>, next: i64, failover: bool },
-}
-
-impl Ask {
-    /// `args` with the name. `Err` is the wire text.
-    pub fn parse(args: Args<'_>) -> Result<Self, &'static str> {
-        if args.get(0).is_some_and(|name| name.eq_ignore_ascii_case(b"sync")) {
-            return Ok(Ask::Sync);
-        }
-        let (Some(id), Some(next)) = (args.get(1), args.get(2)) else {
-            return Err("ERR wrong number of arguments for 'psync' command");
-        };
-        let next = resp::number::parse_i64(next).ok_or(NOT_INTEGER)?;
-        let failover = args.get(3).is_some_and(|word| word.eq_ignore_ascii_case(b"failover"));
-        Ok(Ask::Psync { id: id.to_vec(), next, failover })
-    }
-}
-
-/// In which role replicas are served.
-#[derive(Debug, Clone, Copy)]
-pub enum Serving<'r> {
-    Master,
-    Replica { link_up: bool },
-    Managed { role: &'r Role, link_up: bool },
-}
-
-/// Why a replica is not served now; it keeps its data and asks again. `Display` is the wire text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum NotServed {
-    #[error("LOADING Redis is loading the dataset in memory")]
-    Loading,
-    #[error("NOMASTERLINK Can't SYNC while failing over")]
-    FailingOver,
-    #[error("NOMASTERLINK Can't SYNC while not connected with my master")]
-    NoMasterLink,
-    #[error("NOTMASTER {0}")]
-    NotMaster(u64),
-}
-
-impl Serving<'_> {
-    /// R1: a managed replica is served by the master of exactly the epoch that it was told to follow, and by nobody
-    /// else. One that is not managed is served as Redis does it.
-    pub fn check(self, announced: &Announced) -> Result<(), NotServed> {
-        match (self, announced.epoch) {
-            (Serving::Managed { role, link_up }, None) if role.may_follow() => Serving::link(link_up),
-            (Serving::Managed { role, .. }, wanted) => {
-                role.may_serve(wanted).map_err(|_| NotServed::NotMaster(role.reign().map_or(0, |reign| reign.epoch)))
-            }
-            (_, Some(_)) => Err(NotServed::NotMaster(0)),
-            (Serving::Master, None) => Ok(()),
-            (Serving::Replica { link_up }, None) => Serving::link(link_up),
-        }
-    }
-
-    fn link(up: bool) -> Result<(), NotServed> {
-        if up { Ok(()) } else { Err(NotServed::NoMasterLink) }
-    }
-}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FeedState {
@@ -206,17 +64,41 @@ pub enum Close {
     SyncTimeout,
     #[error("closed for overcoming of output buffer limits: {behind} bytes for {ms} ms")]
     SoftLimit { behind: u64, ms: u64 },
+    #[error("closed for overcoming of output buffer limits: {0}")]
+    HardLimit(#[from] CutOff),
+    #[error("closed for overcoming of output buffer limits: {0} bytes of changed keys are kept for its snapshot")]
+    SnapshotLimit(u64),
+    #[error("its snapshot was given up")]
+    NoSnapshot,
     #[error("the snapshot that it asked for is complete")]
     RdbSent,
+}
+
+impl Close {
+    /// What was sent before is to arrive.
+    pub fn is_orderly(self) -> bool {
+        self == Close::RdbSent
+    }
+
+    pub fn is_over_limit(self) -> bool {
+        matches!(self, Close::SoftLimit { .. } | Close::HardLimit(_) | Close::SnapshotLimit(_))
+    }
+}
+
+/// Which snapshot a replica wants; those who want the same may share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Its body may end with a mark.
+    pub eof: bool,
+    /// With the keys.
+    pub data: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Output {
     Send(Vec<u8>),
-    /// A snapshot is wanted; it may be shared with others. `eof`: its body may end with a mark.
-    Snapshot {
-        eof: bool,
-    },
+    /// A snapshot is wanted, see [`crate::Snapshots`].
+    Snapshot(Wanted),
     /// From now on the log is copied to the connection, from this offset. After a snapshot: where it was cut.
     Stream {
         from: u64,
@@ -229,9 +111,12 @@ pub enum Output {
 pub struct FeedLimits {
     /// `repl-timeout`.
     pub timeout_ms: u64,
-    /// The soft limit of `client-output-buffer-limit replica`; 0: none. The hard one is the log's.
+    /// The limits of `client-output-buffer-limit replica`; 0: none. In the stream the log keeps the hard one.
+    pub hard_bytes: u64,
     pub soft_bytes: u64,
     pub soft_ms: u64,
+    /// `repl-backlog-size`: what the log keeps anyway counts for no limit.
+    pub backlog_bytes: u64,
 }
 
 /// One attached replica.
@@ -290,7 +175,7 @@ impl Feed {
             Psync::Full(reason) => {
                 feed.full = Some(reason);
                 feed.state = FeedState::WaitSnapshot;
-                vec![Output::Snapshot { eof: feed.announced.eof && !feed.old }]
+                vec![Output::Snapshot(Wanted { eof: feed.announced.eof && !feed.old, data: !feed.announced.no_data })]
             }
         };
         (feed, outputs)
@@ -339,13 +224,27 @@ impl Feed {
         outputs
     }
 
+    /// There will be no snapshot, or not all of it.
+    pub fn on_no_snapshot(&mut self) -> Vec<Output> {
+        vec![Output::Close(Close::NoSnapshot)]
+    }
+
+    /// The snapshot is open, and writers keep so much for it that the replica has not taken yet.
+    pub fn on_held_up(&mut self, kept_bytes: u64, limits: &FeedLimits) -> Option<Close> {
+        (limits.hard_bytes > 0 && kept_bytes > limits.hard_bytes).then_some(Close::SnapshotLimit(kept_bytes))
+    }
+
     fn go_online(&mut self) -> Option<Output> {
         self.state = FeedState::Online;
         self.cut.map(|from| Output::Stream { from })
     }
 
-    /// A command came from the replica. Only acknowledgements mean something here.
+    /// A command came from the replica, or an empty line, by which one that loads its snapshot shows that it is there.
+    /// Besides that only acknowledgements mean something here.
     pub fn on_command(&mut self, args: Args<'_>, now_ms: u64) -> Vec<Output> {
+        if args.is_empty() {
+            self.alive_ms = now_ms;
+        }
         let word = |at, text: &[u8]| args.get(at).is_some_and(|arg| arg.eq_ignore_ascii_case(text));
         match args.get(2).and_then(resp::number::parse_u64) {
             Some(offset) if word(0, b"replconf") && word(1, b"ack") => self.on_ack(offset, now_ms),
@@ -370,6 +269,11 @@ impl Feed {
         (self.state == FeedState::Online).then_some(ack)
     }
 
+    /// Epoch in which it follows, and its volume, if it is managed: what its acknowledgements grant a lease for (R3).
+    pub fn member(&self) -> Option<(u64, u64)> {
+        self.announced.epoch.zip(self.announced.volume)
+    }
+
     /// INFO's `offset=`.
     pub fn ack_offset(&self) -> u64 {
         self.ack_offset
@@ -380,8 +284,8 @@ impl Feed {
         if self.state == FeedState::Online { now_ms.saturating_sub(self.alive_ms) / 1000 } else { 0 }
     }
 
-    /// Asked at least each second. `behind`: bytes of the log that were not sent yet.
-    pub fn tick(&mut self, behind: u64, limits: &FeedLimits, now_ms: u64) -> Vec<Output> {
+    /// Asked at least each second. `behind`: bytes of the log that were not sent yet; too many are [`CutOff`].
+    pub fn tick(&mut self, behind: Result<u64, CutOff>, limits: &FeedLimits, now_ms: u64) -> Vec<Output> {
         let silent = now_ms.saturating_sub(self.alive_ms) > limits.timeout_ms;
         match self.state {
             // It waits for us, not we for it.
@@ -394,11 +298,15 @@ impl Feed {
             FeedState::Online if silent && !self.old => return vec![Output::Close(Close::StreamTimeout)],
             FeedState::Sending | FeedState::WaitAck | FeedState::Online => {}
         }
-        self.soft_limit(behind, limits, now_ms).map(Output::Close).into_iter().collect()
+        let over = match behind {
+            Ok(behind) => self.soft_limit(behind, limits, now_ms),
+            Err(cut_off) => Some(cut_off.into()),
+        };
+        over.map(Output::Close).into_iter().collect()
     }
 
     fn soft_limit(&mut self, behind: u64, limits: &FeedLimits, now_ms: u64) -> Option<Close> {
-        if limits.soft_bytes == 0 || behind <= limits.soft_bytes {
+        if limits.soft_bytes == 0 || behind <= limits.soft_bytes.max(limits.backlog_bytes) {
             self.over_since_ms = None;
             return None;
         }

@@ -10,7 +10,7 @@
 //! - [`fence`]: may a full resync replace what is here?
 //!
 //! The two ends of a connection:
-//! - [`feed`]: the master's: REPLCONF, PSYNC, the snapshot, when the log may follow, time-outs.
+//! - [`feed`]: the master's: REPLCONF, PSYNC, the snapshot, when the log may follow, time-outs. [`snapshots`]: who shares one.
 //! - [`link`]: the replica's: handshake, the answers to PSYNC, the body of an RDB, acknowledgements, when to try again.
 //!
 //! Acknowledgements:
@@ -56,6 +56,7 @@ pub mod orders;
 pub mod records;
 pub mod replicaof;
 pub mod role;
+pub mod snapshots;
 
 pub use acks::{Ack, Acks};
 pub use failover::Failover;
@@ -68,3 +69,4 @@ pub use log::{CutOff, Log, ReaderId};
 pub use orders::{Answer, Effect, Obeyed, Order};
 pub use records::Record;
 pub use role::{Durable, Refusal, Reign, Role, RoleState};
+pub use snapshots::Snapshots;

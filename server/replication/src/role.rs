@@ -264,11 +264,11 @@ impl Role {
         }
     }
 
-    /// R3: the replica on this volume, attached in this reign, acknowledged `offset`: it grants a lease counted from
-    /// the moment when the newest request that this covers was made.
-    pub fn on_ack(&mut self, volume: u64, offset: u64) {
+    /// R3: the replica on this volume, attached to follow the master of `epoch`, acknowledged `offset`: it grants a lease
+    /// counted from the moment when the newest request that this covers was made.
+    pub fn on_ack(&mut self, epoch: u64, volume: u64, offset: u64) {
         let newest = |reign: &Reign| reign.asked.iter().rev().find(|(end, _)| *end <= offset).map(|(_, at)| *at);
-        if let Some(sent_ms) = self.reign().and_then(newest) {
+        if let Some(sent_ms) = self.reign().filter(|reign| reign.epoch == epoch).and_then(newest) {
             self.on_member_ack(volume, sent_ms);
         }
     }

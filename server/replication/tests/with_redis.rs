@@ -267,7 +267,7 @@ impl Server {
                 match (&mut feed, &args.at(0).to_ascii_lowercase()[..]) {
                     (Some(feed), _) => outputs.extend(feed.on_command(args, now_ms)),
                     (None, b"ping") => stream.write_all(b"+PONG\r\n").unwrap(),
-                    (None, b"replconf") => match announced.replconf(args.skip(1), self.log.end()) {
+                    (None, b"replconf") => match announced.replconf(args.skip(1), &self.history, self.log.end()) {
                         Replconf::Simple(line) => stream.write_all(format!("+{line}\r\n").as_bytes()).unwrap(),
                         other => panic!("{other:?}"),
                     },
@@ -286,9 +286,9 @@ impl Server {
                     Output::Send(bytes) => stream.write_all(&bytes).unwrap(),
                     Output::Stream { from } => reader = reader.or_else(|| self.log.attach(from)),
                     Output::Close(why) => panic!("{why}"),
-                    Output::Snapshot { eof } => {
+                    Output::Snapshot(wanted) => {
                         reader = self.log.attach(self.log.end());
-                        assert!(eof, "Redis takes a mark");
+                        assert!(wanted.eof, "Redis takes a mark");
                         self.send_snapshot(feed, mark, &mut stream);
                     }
                 }

@@ -3,12 +3,13 @@
 use engine::CommandError;
 use engine::command::{Acl, Flags};
 use engine::parse::{eq_ignore_case, integer};
+use replication::Ask;
 use replication::failover::{Request, accept};
-use resp::number::parse_u64;
+use replication::feed::Replconf;
 
 use super::{ServerCtx, family};
 use crate::dispatch::Next;
-use crate::repl::{FeedState, Phase, Target, begin_failover, managed_command};
+use crate::repl::{Phase, Target, begin_failover, managed_command, may_serve};
 
 const ADMIN: Flags = Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::STALE);
 const LINK: Flags = ADMIN.union(Flags::LOADING).union(Flags::AWAITING);
@@ -20,7 +21,7 @@ family! { Server;
     "role" role(1, Flags::NOSCRIPT.union(Flags::LOADING).union(Flags::STALE).union(Flags::FAST).union(Flags::AWAITING), Acl::ADMIN.union(Acl::DANGEROUS)) "2.8.12" "Returns the replication role." "";
     "replconf" replconf(-1, LINK.union(Flags::ALLOW_BUSY), Acl::empty()) "3.0.0" "An internal command for configuring the replication stream." "[option value [option value ...]]";
     "psync" psync(-3, LINK.union(Flags::NO_MULTI).union(Flags::NO_ASYNC_LOADING), Acl::empty()) "2.8.0" "An internal command used in replication." "replicationid offset";
-    "sync" sync(1, LINK.union(Flags::NO_MULTI).union(Flags::NO_ASYNC_LOADING), Acl::empty()) "1.0.0" "An internal command used in replication." "";
+    "sync" psync(1, LINK.union(Flags::NO_MULTI).union(Flags::NO_ASYNC_LOADING), Acl::empty()) "1.0.0" "An internal command used in replication." "";
     "wait" wait(3, Flags::BLOCKING, Acl::CONNECTION) "3.0.0" "Blocks until the asynchronous replication of all preceding write commands sent by the connection is completed." "numreplicas timeout";
     "replicated" managed_command(-2, LINK, Acl::empty()) "7.2.4" "Orders of the operator to a managed instance." "subcommand [argument [argument ...]]";
 }
@@ -84,92 +85,48 @@ fn role(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         out.int(if repl.link_up() { end as i64 } else { -1 });
         return Ok(Next::Continue);
     }
-    let feeds: Vec<_> = repl.feeds().into_iter().filter(|f| f.state() == FeedState::Online).collect();
+    let feeds: Vec<_> = repl.feeds().into_iter().filter_map(|feed| feed.ack().map(|ack| (feed, ack))).collect();
     out.array(3);
     out.bulk(b"master");
     out.int(end as i64);
     out.array(feeds.len());
-    for feed in feeds {
+    for (feed, ack) in feeds {
         out.array(3);
         out.bulk(feed.ip.as_bytes());
         out.bulk(feed.port.to_string().as_bytes());
-        out.bulk(feed.ack().offset.to_string().as_bytes());
+        out.bulk(ack.offset.to_string().as_bytes());
     }
     Ok(Next::Continue)
 }
 
 fn replconf(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    if ctx.args.len().is_multiple_of(2) {
-        return Err(CommandError::Syntax);
-    }
-    let replica = &mut ctx.session.replica;
-    for i in (1..ctx.args.len()).step_by(2) {
-        let (option, value) = (ctx.args.at(i).to_ascii_lowercase(), ctx.args.at(i + 1));
-        match &option[..] {
-            b"listening-port" => {
-                let port = integer(value)?;
-                replica.port = u16::try_from(port).map_err(|_| CommandError::NotInteger)?;
-            }
-            b"ip-address" => {
-                if value.len() > 255 {
-                    return Err(CommandError::Static(
-                        "ERR REPLCONF ip-address provided by replica instance is too long",
-                    ));
-                }
-                replica.ip = Some(String::from_utf8_lossy(value).into_owned());
-            }
-            b"capa" if eq_ignore_case(value, "eof") => replica.eof = true,
-            b"capa" if eq_ignore_case(value, "psync2") => replica.psync2 = true,
-            b"capa" | b"version" | b"rdb-only" | b"rdb-filter-only" => {}
-            b"rr-epoch" => {
-                let epoch = parse_u64(value).ok_or(CommandError::NotInteger)?;
-                replica.managed = Some((epoch, replica.managed.map_or(0, |(_, volume)| volume)));
-            }
-            b"rr-volume" => {
-                let volume = std::str::from_utf8(value).ok().and_then(|t| u64::from_str_radix(t, 16).ok());
-                let volume = volume.ok_or(CommandError::NotInteger)?;
-                replica.managed = Some((replica.managed.map_or(0, |(epoch, _)| epoch), volume));
-            }
-            // Meant for a connection that is a feed already, which reads them itself.
-            b"ack" | b"getack" => return Ok(Next::Continue),
-            _ => {
-                let option = String::from_utf8_lossy(ctx.args.at(i)).into_owned();
-                return Err(CommandError::text(format!("ERR Unrecognized REPLCONF option: {option}")));
-            }
-        }
-    }
-    if eq_ignore_case(ctx.args.get(1).unwrap_or_default(), "rr-epoch") {
-        // R5: a managed replica has caught up when it holds what there is now. R8: up to where histories agreed before.
-        let (end, history) = {
-            let log = ctx.server.repl.log.lock();
-            (log.log.end(), log.history)
-        };
-        let shared = history.second_offset.unwrap_or(0);
-        ctx.session.out.simple(&format!("OK {end} {} {shared}", history.second));
-    } else {
-        ctx.session.out.ok();
+    let (history, end) = {
+        let log = ctx.server.repl.log.lock();
+        (log.history, log.log.end())
+    };
+    match ctx.session.replica.replconf(ctx.args.skip(1), &history, end) {
+        Replconf::Simple(line) => ctx.session.out.simple(&line),
+        Replconf::Error(line) => return Err(CommandError::text(line)),
+        Replconf::Nothing => {}
     }
     Ok(Next::Continue)
 }
 
 fn psync(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    let next = integer(ctx.args.at(2))?;
-    if ctx.args.get(3).is_some_and(|word| eq_ignore_case(word, "FAILOVER")) {
+    let ask = Ask::parse(ctx.args).map_err(CommandError::Static)?;
+    if let Ask::Psync { id: asked, failover: true, .. } = &ask {
         // Our master wants to be our replica.
         let repl = &ctx.server.repl;
         let id = repl.log.lock().history.id;
         if repl.managed {
             return Err(CommandError::Static("ERR role is managed by the operator"));
         }
-        accept(id.as_str().as_bytes(), ctx.args.at(1), repl.is_replica()).map_err(CommandError::Static)?;
+        accept(id.as_str().as_bytes(), asked, repl.is_replica()).map_err(CommandError::Static)?;
         tracing::info!("Failover request received for replid {id}.");
         repl.unfollow();
     }
-    Ok(Next::Psync { id: ctx.args.at(1).to_vec(), next, sync: false })
-}
-
-fn sync(_: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    Ok(Next::Psync { id: b"?".to_vec(), next: -1, sync: true })
+    may_serve(ctx.server, &ctx.session.replica).map_err(|why| CommandError::text(why.to_string()))?;
+    Ok(Next::Psync(ask))
 }
 
 fn wait(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {

@@ -15,6 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use engine::command::{Flags, KeyPositions};
 use engine::keyspace::{ExpiredKeys, KeysView, Locked};
 use engine::{CommandError, Ctx, Effects, Rng};
+use replication::{Announced, Ask};
 use resp::{Args, Encoder, encode_command};
 use smallvec::SmallVec;
 
@@ -44,11 +45,7 @@ pub enum Next {
         timeout_ms: u64,
     },
     /// The connection becomes a replica's feed.
-    Psync {
-        id: Vec<u8>,
-        next: i64,
-        sync: bool,
-    },
+    Psync(Ask),
     /// SHUTDOWN: no reply comes unless the server cannot end; the number of times that it could not before.
     Shutdown {
         failures: u64,
@@ -69,17 +66,6 @@ pub enum Origin {
     Master,
 }
 
-/// What a replica said of itself by REPLCONF.
-#[derive(Debug, Clone, Default)]
-pub struct ReplicaInfo {
-    pub port: u16,
-    pub ip: Option<String>,
-    pub eof: bool,
-    pub psync2: bool,
-    /// Epoch that it was told to follow, and its volume, if it is managed.
-    pub managed: Option<(u64, u64)>,
-}
-
 /// The state of one connection.
 #[derive(Debug)]
 pub struct Session {
@@ -93,7 +79,8 @@ pub struct Session {
     multi: Option<Multi>,
     watched: Vec<(usize, Vec<u8>)>,
     watch_hit: Arc<AtomicBool>,
-    pub replica: ReplicaInfo,
+    /// What a replica said of itself by REPLCONF.
+    pub replica: Announced,
     /// CLIENT REPLY: whether replies are sent, and whether the next one is dropped.
     pub reply_off: bool,
     pub reply_skip: bool,
@@ -119,7 +106,7 @@ impl Session {
             multi: None,
             watched: Vec::new(),
             watch_hit: Arc::default(),
-            replica: ReplicaInfo::default(),
+            replica: Announced::default(),
             reply_off: false,
             reply_skip: false,
             last: u32::MAX,

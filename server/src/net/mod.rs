@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use replication::Ask;
 use resp::{Args, OwnedArgs, Request, RequestLimits, RequestParser, Span};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -117,8 +118,8 @@ where
     let after = connection.serve().await;
     connection.session.unwatch(&connection.server);
     let Connection { server, session, stream, .. } = connection;
-    if let Ok(Some((id, next, sync))) = after {
-        repl::run_feed(Arc::clone(&server), &session, stream, id, next, sync).await;
+    if let Ok(Some(ask)) = after {
+        repl::run_feed(Arc::clone(&server), &session, stream, ask).await;
     }
     server.clients.remove(session.client.id);
 }
@@ -146,14 +147,12 @@ struct Connection<S> {
 enum Batched {
     Continue,
     Close,
-    Psync(Vec<u8>, i64, bool),
+    Psync(Ask),
 }
-
-type PsyncRequest = (Vec<u8>, i64, bool);
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Until the connection ends or becomes a feed.
-    async fn serve(&mut self) -> io::Result<Option<PsyncRequest>> {
+    async fn serve(&mut self) -> io::Result<Option<Ask>> {
         loop {
             let settings = self.server.settings();
             if self.session.client.killed.load(Ordering::Acquire) {
@@ -189,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 match end {
                     Batched::Continue => {}
                     Batched::Close => return Ok(None),
-                    Batched::Psync(id, next, sync) => return Ok(Some((id, next, sync))),
+                    Batched::Psync(ask) => return Ok(Some(ask)),
                 }
             }
             self.input.drain(..start);
@@ -259,8 +258,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     end = Batched::Close;
                     break;
                 }
-                Next::Psync { id, next, sync } => {
-                    end = Batched::Psync(id, next, sync);
+                Next::Psync(ask) => {
+                    end = Batched::Psync(ask);
                     break;
                 }
                 Next::OverLimit => {

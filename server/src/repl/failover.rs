@@ -49,10 +49,10 @@ pub(super) fn on_answer(server: &Server, accepted: bool) {
 }
 
 fn candidates(server: &Server) -> Vec<Candidate> {
-    let candidate = |feed: Arc<super::Feed>| Candidate {
+    let candidate = |feed: Arc<super::Attached>| Candidate {
         address: Address { host: feed.ip.clone(), port: feed.port },
         online: feed.state() == FeedState::Online,
-        ack_offset: feed.ack().offset,
+        ack_offset: feed.ack_offset(),
     };
     server.repl.feeds().into_iter().map(candidate).collect()
 }

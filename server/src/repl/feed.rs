@@ -1,60 +1,60 @@
-//! The master's side of one attached replica: it hands over a snapshot or goes on from the log, then copies the log to
-//! the connection and listens to acknowledgements.
-//!
-//! ```text
-//! PSYNC ──► partial: +CONTINUE ─────────────────────────────► Online
-//!      └──► full: WaitSnapshot ──► Sending ──(its first ACK)──► Online
-//! ```
+//! The master's side of one attached replica. The machine is `replication::Feed`; here are its connection, the log that is
+//! copied to it, and the snapshot that comes from another thread.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use replication::{Ack, CutOff, Psync, ReaderId};
+use parking_lot::Mutex;
+use replication::feed::{Close, FeedLimits, Output, Wanted};
+use replication::{Ack, Announced, Ask, Feed as Machine, FeedState, NotServed, ReaderId, Serving};
 use resp::{Request, RequestLimits, RequestParser};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::timeout;
 
+use super::Replication;
 use super::sync::Piece;
 use crate::clients::Kind;
 use crate::clock;
+use crate::config::Settings;
 use crate::dispatch::Session;
 use crate::state::Server;
 
 /// Bytes read from the log for one write.
 const CHUNK: usize = 256 * 1024;
+/// Pieces of a snapshot on their way to the connection.
+const PIECES: usize = 8;
+/// Between two looks at the clock.
+const TICK: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FeedState {
-    WaitSnapshot,
-    Sending,
-    Online,
-}
-
-/// What others see of a feed.
+/// An attached replica, for those who count them or show them.
 #[derive(Debug)]
-pub struct Feed {
+pub struct Attached {
     /// The client's id.
     pub id: u64,
     pub ip: String,
     pub port: u16,
-    /// Of a managed replica.
-    pub volume: Option<u64>,
-    state: AtomicU8,
-    ack_offset: AtomicU64,
-    ack_ms: AtomicU64,
+    machine: Mutex<Machine>,
     pub wake: Notify,
-    pub closed: AtomicBool,
+    closed: AtomicBool,
 }
 
-impl Feed {
+impl Attached {
     pub fn state(&self) -> FeedState {
-        match self.state.load(Ordering::Acquire) {
-            0 => FeedState::WaitSnapshot,
-            1 => FeedState::Sending,
-            _ => FeedState::Online,
-        }
+        self.machine.lock().state()
+    }
+
+    /// Of one that is online.
+    pub fn ack(&self) -> Option<Ack> {
+        self.machine.lock().ack()
+    }
+
+    pub fn ack_offset(&self) -> u64 {
+        self.machine.lock().ack_offset()
+    }
+
+    pub fn lag_s(&self, now_ms: u64) -> u64 {
+        self.machine.lock().lag_s(now_ms)
     }
 
     /// Ends the connection, whatever it is doing.
@@ -63,27 +63,26 @@ impl Feed {
         self.wake.notify_one();
     }
 
-    async fn until_closed(&self) {
-        while !self.closed.load(Ordering::Acquire) {
-            self.wake.notified().await;
+    /// Its snapshot is open, and so many bytes are kept for it; `true` if that is given up.
+    pub(super) fn is_given_up(&self, kept_bytes: u64, limits: &FeedLimits) -> bool {
+        let close = self.machine.lock().on_held_up(kept_bytes, limits);
+        if let Some(why) = close {
+            tracing::warn!("Replica {}:{}: {why}", self.ip, self.port);
+            self.close();
         }
+        close.is_some()
     }
+}
 
-    fn set_state(&self, state: FeedState) {
-        self.state.store(state as u8, Ordering::Release);
-    }
-
-    pub fn ack(&self) -> Ack {
-        Ack {
-            offset: self.ack_offset.load(Ordering::Acquire),
-            at_ms: self.ack_ms.load(Ordering::Acquire),
-            volume: self.volume,
-        }
-    }
-
-    pub(super) fn set_ack(&self, offset: u64, at_ms: u64) {
-        self.ack_offset.fetch_max(offset, Ordering::AcqRel);
-        self.ack_ms.store(at_ms, Ordering::Release);
+/// What the machine is to know of the settings.
+pub(super) fn limits(settings: &Settings) -> FeedLimits {
+    let limit = &settings.client_output_buffer_limit.replica;
+    FeedLimits {
+        timeout_ms: settings.repl_timeout as u64 * 1000,
+        hard_bytes: limit.hard,
+        soft_bytes: limit.soft,
+        soft_ms: limit.seconds * 1000,
+        backlog_bytes: settings.repl_backlog_size.0,
     }
 }
 
@@ -92,305 +91,328 @@ impl Feed {
 enum End {
     #[error("{0}")]
     Io(#[from] std::io::Error),
-    #[error("it is {0}")]
-    CutOff(#[from] CutOff),
-    #[error("time-out")]
-    Timeout,
-    #[error("its snapshot was given up")]
-    Snapshot,
+    #[error("{0}")]
+    Machine(Close),
     #[error("the connection was ended here")]
     Closed,
 }
 
-/// Refuses a PSYNC that cannot be served now: the error line.
-fn refuse(server: &Server, session: &Session) -> Option<String> {
+/// Would this instance serve such a replica now?
+pub fn may_serve(server: &Server, announced: &Announced) -> Result<(), NotServed> {
+    let failing_over = server.repl.failover.lock().is_active();
+    let role = server.repl.role.lock();
+    serving(server, failing_over, &role).check(announced)
+}
+
+fn serving<'r>(server: &Server, failing_over: bool, role: &'r replication::Role) -> Serving<'r> {
     let repl = &server.repl;
-    if server.loading.load(Ordering::Acquire) {
-        return Some("-LOADING Redis is loading the dataset in memory\r\n".into());
+    let link_up = repl.link_up();
+    match () {
+        () if server.loading.load(Ordering::Acquire) => Serving::Loading,
+        () if failing_over => Serving::FailingOver,
+        () if repl.managed => Serving::Managed { role, link_up },
+        () if repl.is_replica() => Serving::Replica { link_up },
+        () => Serving::Master,
     }
-    if repl.managed {
-        // R1: a managed replica is served by the master of exactly the epoch that it was told to follow.
-        let epoch = repl.role.lock().role_epoch();
-        let wanted = session.replica.managed.map(|(epoch, _)| epoch);
-        let serves = !repl.is_replica() && !repl.is_awaiting() && repl.role.lock().durable.promised == epoch;
-        if !serves || wanted.is_some_and(|wanted| wanted != epoch) {
-            return Some(format!("-NOTMASTER {epoch}\r\n"));
-        }
-    } else if repl.is_replica() && !repl.link_up() {
-        return Some("-NOMASTERLINK Can't SYNC while not connected with my master\r\n".into());
-    }
-    None
 }
 
 /// Serves a replica until the connection ends.
-pub async fn run<S>(server: Arc<Server>, session: &Session, stream: S, id: Vec<u8>, next: i64, sync: bool)
+pub async fn run<S>(server: Arc<Server>, session: &Session, stream: S, ask: Ask)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (mut read, mut write) = tokio::io::split(stream);
-    if let Some(error) = refuse(&server, session) {
-        // The replica hears why, and asks again.
-        let _ = write.write_all(error.as_bytes()).await;
-        let _ = write.flush().await;
-        return;
+    let (read, mut write) = tokio::io::split(stream);
+    server.repl.keep_backlog(&server.settings());
+    let (feed, reader, outputs) = match attach(&server, session, &ask) {
+        Ok(attached) => attached,
+        Err(why) => {
+            // The role has changed since the command was run.
+            let _ = write.write_all(format!("-{why}\r\n").as_bytes()).await;
+            let _ = write.flush().await;
+            return;
+        }
+    };
+    session.client.set_kind(Kind::Replica);
+    let mut driver = Driver {
+        server: &server,
+        session,
+        feed: Arc::clone(&feed),
+        read,
+        write,
+        reader,
+        streams: false,
+        pieces: None,
+        out: Vec::new(),
+        sent: 0,
+        closing: None,
+        ticked_ms: clock::monotonic_ms(),
+        input: Vec::new(),
+        parser: RequestParser::default(),
+    };
+    let Err(end) = driver.run(outputs).await;
+    driver.detach();
+    server.repl.remove_feed(feed.id);
+    if let End::Machine(close) = &end
+        && close.is_over_limit()
+    {
+        server.stats.output_limit_disconnections.fetch_add(1, Ordering::Relaxed);
     }
-    let info = &session.replica;
-    let ip = info.ip.clone().unwrap_or_else(|| session.client.addr.rsplit_once(':').map_or("", |(ip, _)| ip).into());
-    let feed = Arc::new(Feed {
+    tracing::info!("Connection with replica {}:{} lost: {end}", feed.ip, feed.port);
+}
+
+/// What is told to a new driver: its place in the log, and what to do first.
+type Attachment = (Arc<Attached>, Option<ReaderId>, Vec<Output>);
+
+/// One step under the locks of role and log: another role comes before it, and is asked, or behind it, and disconnects;
+/// and the log keeps what the machine promises.
+fn attach(server: &Server, session: &Session, ask: &Ask) -> Result<Attachment, NotServed> {
+    let (repl, now_ms) = (&server.repl, clock::monotonic_ms());
+    let failing_over = repl.failover.lock().is_active();
+    let role = repl.role.lock();
+    let mut log = repl.log.lock();
+    let announced = &session.replica;
+    serving(server, failing_over, &role).check(announced)?;
+    let end = log.log.end();
+    let (machine, outputs) =
+        Machine::open(announced.clone(), ask, &log.history, end, |offset| log.log.contains(offset), now_ms);
+    let from = outputs.iter().find_map(|output| match output {
+        Output::Stream { from } => Some(*from),
+        Output::Send(_) | Output::Snapshot(_) | Output::Close(_) => None,
+    });
+    let reader = from.and_then(|from| log.log.attach(from));
+    let ip = announced.ip.clone();
+    let ip = ip.unwrap_or_else(|| session.client.addr.rsplit_once(':').map_or("", |(ip, _)| ip).into());
+    count(server, ask, &machine, &ip);
+    let feed = Arc::new(Attached {
         id: session.client.id,
         ip,
-        port: info.port,
-        volume: info.managed.map(|(_, volume)| volume),
-        state: AtomicU8::new(0),
-        ack_offset: AtomicU64::new(0),
-        ack_ms: AtomicU64::new(clock::monotonic_ms()),
+        port: announced.port,
+        machine: Mutex::new(machine),
         wake: Notify::new(),
         closed: AtomicBool::new(false),
     });
-    session.client.set_kind(Kind::Replica);
-    server.repl.keep_backlog(&server.settings());
-    server.repl.add_feed(Arc::clone(&feed));
-    let mut reader = None;
-    let end = serve(&server, session, &feed, &mut read, &mut write, &mut reader, (&id, next, sync)).await;
-    if let Some(reader) = reader {
-        server.repl.log.lock().log.detach(reader);
-    }
-    server.repl.remove_feed(feed.id);
-    if let Err(end) = end {
-        tracing::info!("Connection with replica {}:{} lost: {end}", feed.ip, feed.port);
+    repl.add_feed(Arc::clone(&feed));
+    Ok((feed, reader, outputs))
+}
+
+fn count(server: &Server, ask: &Ask, machine: &Machine, ip: &str) {
+    let (stats, port) = (&server.stats, machine.announced.port);
+    match machine.full {
+        None => {
+            stats.sync_partial_ok.fetch_add(1, Ordering::Relaxed);
+            let from = machine.ack_offset() + 1;
+            tracing::info!("Partial resynchronization request from {ip}:{port} accepted from offset {from}.");
+        }
+        Some(reason) => {
+            stats.sync_partial_err.fetch_add(u64::from(ask.is_partial()), Ordering::Relaxed);
+            stats.sync_full.fetch_add(1, Ordering::Relaxed);
+            tracing::info!("Full resync requested by replica {ip}:{port}: {reason}");
+        }
     }
 }
 
-async fn serve<R, W>(
-    server: &Arc<Server>,
-    session: &Session,
-    feed: &Arc<Feed>,
-    read: &mut R,
-    write: &mut W,
-    reader: &mut Option<ReaderId>,
-    (id, next, sync): (&[u8], i64, bool),
-) -> Result<(), End>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
-    let limit = Duration::from_secs(server.settings().repl_timeout as u64);
-    // The decision and the reader's place are one step: the log may move on between them otherwise.
-    let (decision, history) = {
-        let mut log = server.repl.log.lock();
-        let decision = if sync {
-            Psync::Full("SYNC")
-        } else {
-            log.history.psync(id, next, log.log.end(), |offset| log.log.contains(offset))
-        };
-        if let Psync::Continue { from } = decision {
-            *reader = log.log.attach(from);
+impl Replication {
+    /// A replica acknowledged something.
+    fn on_ack(&self, member: Option<(u64, u64)>, ack: Ack) {
+        if let Some((epoch, volume)) = member {
+            let mut role = self.role.lock();
+            role.on_ack(epoch, volume, ack.offset);
+            self.publish_lease(&role);
         }
-        (decision, log.history)
-    };
-    let mut marked = false;
-    match decision {
-        Psync::Continue { from } => {
-            server.stats.sync_partial_ok.fetch_add(1, Ordering::Relaxed);
-            tracing::info!(
-                "Partial resynchronization request from {}:{} accepted from offset {}.",
-                feed.ip,
-                feed.port,
-                from + 1
-            );
-            let line =
-                if session.replica.psync2 { format!("+CONTINUE {}\r\n", history.id) } else { "+CONTINUE\r\n".into() };
-            write_all(write, line.as_bytes(), limit).await?;
-            feed.set_ack(from, clock::monotonic_ms());
-            feed.set_state(FeedState::Online);
-        }
-        Psync::Full(reason) => {
-            if next >= 0 && !sync {
-                server.stats.sync_partial_err.fetch_add(1, Ordering::Relaxed);
-            }
-            server.stats.sync_full.fetch_add(1, Ordering::Relaxed);
-            tracing::info!("Full resync requested by replica {}:{}: {reason}", feed.ip, feed.port);
-            marked = send_snapshot(server, session, feed, write, reader, sync, limit).await?;
-        }
+        self.acked.notify_waiters();
     }
-    stream_log(server, session, feed, read, write, reader, limit, marked).await
 }
 
-async fn write_all<W: AsyncWrite + Unpin>(write: &mut W, bytes: &[u8], limit: Duration) -> Result<(), End> {
-    timeout(limit, async {
-        write.write_all(bytes).await?;
-        write.flush().await
-    })
-    .await
-    .map_err(|_| End::Timeout)??;
-    Ok(())
+/// Moves bytes between the machine, the log and the connection.
+struct Driver<'s, S> {
+    server: &'s Arc<Server>,
+    session: &'s Session,
+    feed: Arc<Attached>,
+    read: ReadHalf<S>,
+    write: WriteHalf<S>,
+    /// Its place in the log.
+    reader: Option<ReaderId>,
+    /// The log follows.
+    streams: bool,
+    /// The snapshot follows.
+    pieces: Option<mpsc::Receiver<Piece>>,
+    /// To be written, up to `sent` it is.
+    out: Vec<u8>,
+    sent: usize,
+    closing: Option<Close>,
+    ticked_ms: u64,
+    input: Vec<u8>,
+    parser: RequestParser,
 }
 
-/// Sends the RDB; `true` if it ended with a mark.
-async fn send_snapshot<W: AsyncWrite + Unpin>(
-    server: &Arc<Server>,
-    session: &Session,
-    feed: &Arc<Feed>,
-    write: &mut W,
-    reader: &mut Option<ReaderId>,
-    sync: bool,
-    limit: Duration,
-) -> Result<bool, End> {
-    let (sender, mut pieces) = mpsc::channel(8);
-    let eof = session.replica.eof && !sync;
-    server.repl.sync.request(server, feed, sender, eof);
-    let mut mark = None;
-    loop {
-        let piece = match timeout(Duration::from_secs(1), pieces.recv()).await {
-            Ok(piece) => piece.ok_or(End::Snapshot)?,
-            // Keeps the replica's time-out away while the snapshot is waited for.
-            Err(_) if feed.state() == FeedState::WaitSnapshot => {
-                write_all(write, b"\n", limit).await?;
-                continue;
+/// The next piece; never, if there is no snapshot.
+async fn next(pieces: &mut Option<mpsc::Receiver<Piece>>) -> Option<Piece> {
+    match pieces {
+        Some(pieces) => pieces.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite> Driver<'_, S> {
+    async fn run(&mut self, outputs: Vec<Output>) -> Result<std::convert::Infallible, End> {
+        self.carry_out(outputs)?;
+        loop {
+            self.fill()?;
+            let writes = self.sent < self.out.len();
+            match self.closing {
+                Some(close) if !writes => return Err(End::Machine(close)),
+                _ => {}
             }
-            Err(_) if feed.closed.load(Ordering::Acquire) => return Err(End::Closed),
-            Err(_) => continue,
-        };
-        match piece {
-            Piece::Begin { reader: at, offset, id, size } => {
-                *reader = Some(at);
-                feed.set_state(FeedState::Sending);
-                let mut head = if sync { String::new() } else { format!("+FULLRESYNC {id} {offset}\r\n") };
-                match size {
-                    Some(size) => head.push_str(&format!("${size}\r\n")),
-                    None => {
-                        let text = replication::ReplId::from_random(crate::state::random()).to_string();
-                        head.push_str(&format!("$EOF:{text}\r\n"));
-                        mark = Some(text);
-                    }
-                }
-                write_all(write, head.as_bytes(), limit).await?;
+            if self.feed.closed.load(Ordering::Acquire) || self.session.client.killed.load(Ordering::Acquire) {
+                return Err(End::Closed);
             }
-            // It may wait long here for a replica that is slow.
-            Piece::Bytes(bytes) => tokio::select! {
+            tokio::select! {
                 biased;
-                written = write_all(write, &bytes, limit) => written?,
-                () = feed.until_closed() => return Err(End::Closed),
-            },
-            Piece::End => break,
+                n = self.read.read_buf(&mut self.input) => self.on_read(n?)?,
+                n = self.write.write(&self.out[self.sent..]), if writes => self.on_written(n?).await?,
+                piece = next(&mut self.pieces), if !writes => self.on_piece(piece)?,
+                () = self.feed.wake.notified() => {}
+                () = self.session.client.wake.notified() => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
+            self.tick()?;
         }
     }
-    if let Some(mark) = &mark {
-        write_all(write, mark.as_bytes(), limit).await?;
+
+    fn machine<R>(&self, f: impl FnOnce(&mut Machine) -> R) -> R {
+        f(&mut self.feed.machine.lock())
     }
-    Ok(mark.is_some())
-}
 
-/// Copies the log to the replica; reads its acknowledgements.
-#[expect(clippy::too_many_arguments, reason = "the two halves of a connection and what belongs to it")]
-async fn stream_log<R, W>(
-    server: &Arc<Server>,
-    session: &Session,
-    feed: &Arc<Feed>,
-    read: &mut R,
-    write: &mut W,
-    reader: &mut Option<ReaderId>,
-    limit: Duration,
-    marked: bool,
-) -> Result<(), End>
-where
-    R: AsyncRead + Unpin,
-    W: AsyncWrite + Unpin,
-{
-    let Some(id) = *reader else { return Err(End::Snapshot) };
-    let (mut out, mut input, mut parser) = (Vec::new(), Vec::new(), RequestParser::default());
-    let mut soft = SoftLimit::default();
-    loop {
-        soft.check(server, id, clock::monotonic_ms())?;
-        if feed.closed.load(Ordering::Acquire) || session.client.killed.load(Ordering::Acquire) {
-            return Err(End::Closed);
-        }
-        // Behind a stream with a mark nothing may follow until the replica has seen the mark and acknowledges: it looks
-        // for it at the end of what has come.
-        out.clear();
-        let silent = marked && feed.state() == FeedState::Sending;
-        let got = if silent { 0 } else { server.repl.log.lock().log.read(id, CHUNK, &mut out)? };
-        if got > 0 {
-            server.stats.output_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
-            server.stats.replica_output_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
-            write_all(write, &out, limit).await?;
-            // Acknowledgements are looked at between two chunks too.
-            if out.len() == CHUNK {
-                tokio::task::yield_now().await;
+    fn carry_out(&mut self, outputs: Vec<Output>) -> Result<(), End> {
+        for output in outputs {
+            match output {
+                Output::Send(bytes) => self.out.extend_from_slice(&bytes),
+                Output::Snapshot(wanted) => self.want_snapshot(wanted),
+                Output::Stream { .. } => self.streams = true,
+                Output::Close(close) if close.is_orderly() => self.closing = Some(close),
+                Output::Close(close) => return Err(End::Machine(close)),
             }
-        }
-        let full = out.len() == CHUNK;
-        tokio::select! {
-            biased;
-            n = read.read_buf(&mut input) => {
-                if n? == 0 {
-                    return Err(End::Closed);
-                }
-                take_acks(server, feed, &mut input, &mut parser)?;
-            }
-            () = std::future::ready(()), if full => {}
-            () = feed.wake.notified() => {}
-            () = session.client.wake.notified() => {}
-            () = tokio::time::sleep(Duration::from_secs(1)) => {
-                let silent = clock::monotonic_ms().saturating_sub(feed.ack().at_ms);
-                if silent > limit.as_millis() as u64 {
-                    return Err(End::Timeout);
-                }
-            }
-        }
-    }
-}
-
-/// `client-output-buffer-limit replica`: more than the soft limit may wait for a replica for so many seconds.
-#[derive(Default)]
-struct SoftLimit {
-    over_since_ms: Option<u64>,
-}
-
-impl SoftLimit {
-    fn check(&mut self, server: &Server, id: ReaderId, now_ms: u64) -> Result<(), End> {
-        let limit = server.settings().client_output_buffer_limit.replica;
-        let (behind, backlog) = {
-            let log = server.repl.log.lock();
-            (log.log.behind(id).unwrap_or(0), log.log.backlog_size())
-        };
-        // What the backlog holds anyway costs nothing.
-        if limit.soft == 0 || behind <= limit.soft.max(backlog) {
-            self.over_since_ms = None;
-            return Ok(());
-        }
-        let since = *self.over_since_ms.get_or_insert(now_ms);
-        if now_ms - since >= limit.seconds * 1000 {
-            server.stats.output_limit_disconnections.fetch_add(1, Ordering::Relaxed);
-            return Err(CutOff { behind, limit: limit.soft }.into());
         }
         Ok(())
     }
-}
 
-fn take_acks(server: &Server, feed: &Feed, input: &mut Vec<u8>, parser: &mut RequestParser) -> Result<(), End> {
-    let mut start = 0;
-    let bad = |e: resp::ProtocolError| End::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()));
-    while let Some(request) = parser.parse(&input[start..], &RequestLimits::UNAUTHENTICATED).map_err(bad)? {
-        match request {
-            Request::Multibulk { len } => {
-                let args = parser.args(&input[start..]);
-                if args.len() >= 3
-                    && args.at(0).eq_ignore_ascii_case(b"REPLCONF")
-                    && args.at(1).eq_ignore_ascii_case(b"ACK")
-                    && let Some(offset) = resp::number::parse_u64(args.at(2))
-                {
-                    if feed.state() == FeedState::Sending {
-                        feed.set_state(FeedState::Online);
-                        tracing::info!("Synchronization with replica {}:{} succeeded", feed.ip, feed.port);
-                    }
-                    server.repl.on_ack(feed, offset);
-                }
-                start += len;
+    fn want_snapshot(&mut self, wanted: Wanted) {
+        let (sender, pieces) = mpsc::channel(PIECES);
+        self.pieces = Some(pieces);
+        self.server.repl.sync.request(self.server, &self.feed, sender, wanted);
+    }
+
+    /// Takes more of the log when all is written.
+    fn fill(&mut self) -> Result<(), End> {
+        let Some(reader) = self.reader.filter(|_| self.streams && self.out.is_empty()) else { return Ok(()) };
+        let read = self.server.repl.log.lock().log.read(reader, CHUNK, &mut self.out);
+        read.map_err(|cut_off| End::Machine(cut_off.into()))?;
+        Ok(())
+    }
+
+    async fn on_written(&mut self, n: usize) -> Result<(), End> {
+        if n == 0 {
+            return Err(std::io::Error::from(std::io::ErrorKind::WriteZero).into());
+        }
+        let stats = &self.server.stats;
+        stats.output_bytes.fetch_add(n as u64, Ordering::Relaxed);
+        stats.replica_output_bytes.fetch_add(n as u64, Ordering::Relaxed);
+        self.sent += n;
+        if !self.streams {
+            self.machine(|machine| machine.on_progress(clock::monotonic_ms()));
+        }
+        if self.sent == self.out.len() {
+            // More waits in the log: clients go first.
+            let full = self.out.len() >= CHUNK;
+            self.out.clear();
+            self.sent = 0;
+            self.write.flush().await?;
+            if full {
+                tokio::task::yield_now().await;
             }
-            Request::Inline { len, .. } => start += len,
+        }
+        Ok(())
+    }
+
+    fn on_piece(&mut self, piece: Option<Piece>) -> Result<(), End> {
+        let now_ms = clock::monotonic_ms();
+        let outputs = match piece {
+            Some(Piece::Begin { reader, offset, id }) => {
+                self.reader = Some(reader);
+                self.machine(|machine| machine.on_snapshot_begun(id, offset))
+            }
+            Some(Piece::Body(body)) => self.machine(|machine| machine.on_body(body, now_ms)),
+            Some(Piece::Bytes(bytes)) => {
+                self.out.extend_from_slice(&bytes);
+                vec![]
+            }
+            Some(Piece::End) => {
+                self.pieces = None;
+                let outputs = self.machine(|machine| machine.on_body_sent(now_ms));
+                tracing::info!("The snapshot for replica {}:{} is sent", self.feed.ip, self.feed.port);
+                outputs
+            }
+            None => self.machine(Machine::on_no_snapshot),
+        };
+        self.carry_out(outputs)
+    }
+
+    fn on_read(&mut self, n: usize) -> Result<(), End> {
+        if n == 0 {
+            return Err(End::Closed);
+        }
+        let (mut input, mut parser) = (std::mem::take(&mut self.input), std::mem::take(&mut self.parser));
+        let (mut start, now_ms) = (0, clock::monotonic_ms());
+        let bad = |e: resp::ProtocolError| End::Io(std::io::Error::new(std::io::ErrorKind::InvalidData, e.to_string()));
+        while let Some(request) = parser.parse(&input[start..], &RequestLimits::UNAUTHENTICATED).map_err(bad)? {
+            let (outputs, len) = match request {
+                Request::Multibulk { len } => {
+                    let args = parser.args(&input[start..]);
+                    (self.machine(|machine| machine.on_command(args, now_ms)), len)
+                }
+                Request::Inline { len, args } => {
+                    (self.machine(|machine| machine.on_command(args.as_args(), now_ms)), len)
+                }
+            };
+            self.carry_out(outputs)?;
+            start += len;
+        }
+        input.drain(..start);
+        (self.input, self.parser) = (input, parser);
+        let (ack, member) = self.machine(|machine| (machine.ack(), machine.member()));
+        ack.into_iter().for_each(|ack| self.server.repl.on_ack(member, ack));
+        Ok(())
+    }
+
+    fn tick(&mut self) -> Result<(), End> {
+        let now_ms = clock::monotonic_ms();
+        if now_ms - self.ticked_ms < TICK.as_millis() as u64 {
+            return Ok(());
+        }
+        self.ticked_ms = now_ms;
+        let behind = self.reader.map_or(Ok(0), |reader| {
+            let mut log = self.server.repl.log.lock();
+            // Reading nothing tells one that was cut off.
+            log.log.read(reader, 0, &mut Vec::new()).map(|_| log.log.behind(reader).unwrap_or(0))
+        });
+        let limits = limits(&self.server.settings());
+        let outputs = self.machine(|machine| machine.tick(behind, &limits, now_ms));
+        self.carry_out(outputs)
+    }
+
+    /// Gives back the place in the log, also one that is still on its way here.
+    fn detach(&mut self) {
+        let mut reader = self.reader.take();
+        if let Some(mut pieces) = self.pieces.take() {
+            pieces.close();
+            while let Ok(piece) = pieces.try_recv() {
+                if let Piece::Begin { reader: begun, .. } = piece {
+                    reader = Some(begun);
+                }
+            }
+        }
+        if let Some(reader) = reader {
+            self.server.repl.log.lock().log.detach(reader);
         }
     }
-    input.drain(..start);
-    Ok(())
 }

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use engine::CommandError;
+use replication::records::epoch_mark;
 use replication::{Durable, Refusal, ReplId, Role, RoleState};
-use resp::encode_command;
 
 use super::Target;
 use crate::clock;
@@ -160,16 +160,13 @@ fn promote(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         // R7: a history of its own, and the mark as the first entry of the reign.
         let _apply = server.repl.apply.lock();
         let id = ReplId::from_random(random());
-        let mut mark = Vec::new();
-        encode_command(&mut mark, &["REPLCONF", "RR-EPOCH", &epoch.to_string(), id.as_str()]);
         let mut log = server.repl.log.lock();
         let end = log.log.end();
         log.history.shift(id, end);
         log.db = None;
-        log.append_plain(&mark);
+        log.append_plain(&epoch_mark(epoch, id));
         log.history.epoch = epoch;
     }
-    server.repl.samples.lock().clear();
     server.repl.disconnect_feeds();
     if server.repl.role.lock().lease_until() == u64::MAX {
         // A master alone needs no lease, so none comes to end the pause.

@@ -12,12 +12,12 @@ mod managed;
 mod receive;
 mod sync;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
-use replication::{Ack, Acks, Failover, History, Log, ReplId, Role, RoleState};
+use replication::{Ack, Acks, Failover, History, Log, ReplId, Role, RoleState, records};
 use tokio::sync::Notify;
 
 use crate::clock;
@@ -26,9 +26,10 @@ use crate::state::random;
 
 pub use failover::begin as begin_failover;
 pub(crate) use failover::run as run_failovers;
-pub use feed::{Feed, FeedState, run as run_feed};
+pub use feed::{Attached, may_serve, run as run_feed};
 pub use link::run as run_link;
 pub use managed::{command as managed_command, load_durable, store_at_shutdown};
+pub use replication::FeedState;
 
 /// The log with what belongs to it: one lock for both, so that an offset always has its history.
 #[derive(Debug)]
@@ -146,7 +147,7 @@ pub struct Replication {
     acks_asked: AtomicU64,
     /// Write quorum of the present reign.
     quorum: AtomicUsize,
-    feeds: Mutex<BTreeMap<u64, Arc<Feed>>>,
+    feeds: Mutex<BTreeMap<u64, Arc<Attached>>>,
     feed_count: AtomicUsize,
     /// The backlog was given up for want of replicas.
     pub backlog_released: AtomicBool,
@@ -156,8 +157,6 @@ pub struct Replication {
     generation: AtomicU64,
     pub target_changed: Notify,
     pub link: LinkInfo,
-    /// Offsets with the moment they were appended: an acknowledgement of one is a lease from then (FAILOVER R3).
-    samples: Mutex<VecDeque<(u64, u64)>>,
     pub sync: sync::Syncs,
     /// Held while a part of a master's stream is run and appended, and while a snapshot is cut: on a replica that is
     /// what ties data and offset together.
@@ -194,7 +193,6 @@ impl Replication {
             generation: AtomicU64::new(0),
             target_changed: Notify::new(),
             link: LinkInfo::default(),
-            samples: Mutex::default(),
             sync: sync::Syncs::default(),
             apply: Mutex::new(()),
         };
@@ -282,12 +280,16 @@ impl Replication {
 
     /// Takes over what `role` says into the flags that every command looks at.
     fn publish(&self, role: &Role) {
-        self.lease_until.store(role.lease_until(), Ordering::Release);
+        self.publish_lease(role);
         if let RoleState::Master(reign) = &role.state {
             self.quorum.store(reign.k, Ordering::Release);
         } else {
             self.quorum.store(0, Ordering::Release);
         }
+    }
+
+    fn publish_lease(&self, role: &Role) {
+        self.lease_until.store(role.lease_until(), Ordering::Release);
     }
 
     pub fn quorum(&self) -> usize {
@@ -358,7 +360,7 @@ impl Replication {
 
     // Attached replicas.
 
-    fn add_feed(&self, feed: Arc<Feed>) {
+    fn add_feed(&self, feed: Arc<Attached>) {
         let mut feeds = self.feeds.lock();
         feeds.insert(feed.id, feed);
         self.feed_count.store(feeds.len(), Ordering::Release);
@@ -396,7 +398,7 @@ impl Replication {
         self.log.lock().log.resize(size, settings.replica_output_limit());
     }
 
-    pub fn feeds(&self) -> Vec<Arc<Feed>> {
+    pub fn feeds(&self) -> Vec<Arc<Attached>> {
         self.feeds.lock().values().cloned().collect()
     }
 
@@ -417,8 +419,7 @@ impl Replication {
     }
 
     fn acks(&self) -> Vec<Ack> {
-        let feeds = self.feeds.lock();
-        feeds.values().filter(|f| f.state() == FeedState::Online).map(|f| f.ack()).collect()
+        self.feeds.lock().values().filter_map(|feed| feed.ack()).collect()
     }
 
     /// Replicas that hold everything up to `offset`.
@@ -441,13 +442,13 @@ impl Replication {
 
     /// Appends a PING, the master's sign of life.
     pub fn append_ping(&self) {
-        self.log.lock().append_plain(b"*1\r\n$4\r\nPING\r\n");
+        self.log.lock().append_plain(records::PING);
         self.wake_feeds();
     }
 
     /// Asks the replicas for their acknowledgements at once: WAIT.
     pub fn append_getack(&self) {
-        self.log.lock().append_plain(b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n");
+        self.log.lock().append_plain(records::GETACK);
         self.wake_feeds();
     }
 
@@ -458,36 +459,17 @@ impl Replication {
             return;
         }
         // R2: from a promise on nothing is added to this history. Held over the append, so that none comes between.
-        let role = self.role.lock();
-        if role.role_epoch() != role.durable.promised {
+        let mut role = self.role.lock();
+        if role.reign().is_none() {
             return;
         }
         let end = {
             let mut log = self.log.lock();
-            log.append_plain(b"*1\r\n$4\r\nPING\r\n");
+            log.append_plain(records::PING);
             log.log.end()
         };
+        role.on_lease_asked(end, now_ms);
         drop(role);
-        let mut samples = self.samples.lock();
-        samples.push_back((end, now_ms));
-        while samples.len() > 64 {
-            samples.pop_front();
-        }
-        drop(samples);
         self.wake_feeds();
-    }
-
-    /// A replica acknowledged `offset`.
-    fn on_ack(&self, feed: &Feed, offset: u64) {
-        feed.set_ack(offset, clock::monotonic_ms());
-        if let (true, Some(volume)) = (self.managed, feed.volume) {
-            let sent = self.samples.lock().iter().rev().find(|(end, _)| *end <= offset).map(|(_, at)| *at);
-            if let Some(sent) = sent {
-                let mut role = self.role.lock();
-                role.on_member_ack(volume, sent);
-                self.publish(&role);
-            }
-        }
-        self.acked.notify_waiters();
     }
 }

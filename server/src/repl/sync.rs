@@ -1,4 +1,5 @@
-//! Snapshots for full syncs: one thread walks the keyspace once for all replicas that wait.
+//! Snapshots for full syncs: one thread walks the keyspace once for all replicas that wait. Who shares a walk, and when it
+//! begins, `replication::Snapshots` says.
 
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
@@ -7,37 +8,46 @@ use std::time::Duration;
 use bytes::Bytes;
 use engine::keyspace::WalkStep;
 use parking_lot::Mutex;
-use replication::{ReaderId, ReplId};
+use replication::feed::{Body, Wanted};
+use replication::snapshots::{Next, SnapshotSettings, Target};
+use replication::{ReaderId, ReplId, Snapshots};
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::feed::Feed;
+use super::feed::{Attached, limits};
+use crate::clock;
 use crate::persistence::{self, Snapshot, SnapshotError};
-use crate::state::Server;
+use crate::state::{Server, random};
 
 /// Bytes handed to the replicas at once.
 const PIECE: usize = 128 * 1024;
 /// Between two attempts to hand a piece to a replica that has enough of them.
 const FULL_PAUSE: Duration = Duration::from_millis(1);
+/// Between two looks at who else has come.
+const WAIT_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a waiting feed gets.
 #[derive(Debug, Clone)]
 pub enum Piece {
-    Begin { reader: ReaderId, offset: u64, id: ReplId, size: Option<u64> },
+    /// The cut is made; the reader stands there.
+    Begin {
+        reader: ReaderId,
+        offset: u64,
+        id: ReplId,
+    },
+    Body(Body),
     Bytes(Bytes),
     End,
 }
 
 #[derive(Debug)]
 struct Waiter {
-    feed: Arc<Feed>,
+    feed: Arc<Attached>,
     sender: mpsc::Sender<Piece>,
-    /// It can take a stream that ends with a mark.
-    eof: bool,
 }
 
 #[derive(Debug, Default)]
 struct Pending {
-    waiters: Vec<Waiter>,
+    snapshots: Snapshots<Waiter>,
     running: bool,
 }
 
@@ -46,59 +56,55 @@ struct Pending {
 pub struct Syncs(Mutex<Pending>);
 
 impl Syncs {
-    /// Asks for a snapshot. Those that ask within `repl-diskless-sync-delay` share one.
-    pub fn request(&self, server: &Arc<Server>, feed: &Arc<Feed>, sender: mpsc::Sender<Piece>, eof: bool) {
+    pub fn request(&self, server: &Arc<Server>, feed: &Arc<Attached>, sender: mpsc::Sender<Piece>, wanted: Wanted) {
         let mut pending = self.0.lock();
-        pending.waiters.push(Waiter { feed: Arc::clone(feed), sender, eof });
+        pending.snapshots.ask(Waiter { feed: Arc::clone(feed), sender }, wanted, clock::monotonic_ms());
         if !std::mem::replace(&mut pending.running, true) {
             let server = Arc::clone(server);
             let spawned = std::thread::Builder::new().name("full-sync".into()).spawn(move || run(&server));
             if let Err(error) = spawned {
                 tracing::error!("Can't start the full sync thread: {error}");
-                pending.waiters.clear();
-                pending.running = false;
+                *pending = Pending::default();
             }
         }
     }
 }
 
+/// As long as anybody waits.
 fn run(server: &Arc<Server>) {
     persistence::yield_to_clients();
     loop {
         let settings = server.settings();
-        if settings.repl_diskless_sync {
-            let delay = if settings.managed { 0 } else { settings.repl_diskless_sync_delay as u64 };
-            wait_for_more(server, Duration::from_secs(delay));
-        }
-        // A running BGSAVE is waited for: there is one snapshot at a time.
-        let _walk = server.persistence.walk.lock();
-        let waiters = {
-            let mut pending = server.repl.sync.0.lock();
-            let waiters: Vec<_> = pending.waiters.drain(..).filter(|w| !w.sender.is_closed()).collect();
-            if waiters.is_empty() {
-                pending.running = false;
-                return;
-            }
-            waiters
+        let delay_ms = if settings.managed { 0 } else { settings.repl_diskless_sync_delay as u64 * 1000 };
+        let settings = SnapshotSettings {
+            diskless: settings.repl_diskless_sync,
+            delay_ms,
+            enough: usize::try_from(settings.repl_diskless_sync_max_replicas).unwrap_or(0),
         };
-        let diskless = settings.repl_diskless_sync && waiters.iter().all(|w| w.eof);
-        let done = if diskless { stream(server, waiters) } else { by_file(server, waiters) };
+        // A running BGSAVE is waited for: there is one snapshot at a time. Who comes meanwhile shares the next one.
+        let walk = server.persistence.walk.lock();
+        let next = {
+            let mut pending = server.repl.sync.0.lock();
+            pending.snapshots.forget(|waiter| waiter.sender.is_closed());
+            let next = pending.snapshots.next(&settings, clock::monotonic_ms());
+            pending.running = !matches!(next, Next::Idle);
+            next
+        };
+        let done = match next {
+            Next::Idle => return,
+            Next::Wait { until_ms } => {
+                drop(walk);
+                let left = until_ms.saturating_sub(clock::monotonic_ms());
+                std::thread::sleep(WAIT_PAUSE.min(Duration::from_millis(left)));
+                continue;
+            }
+            Next::Begin { data: false, replicas, .. } => without_keys(server, replicas),
+            Next::Begin { target: Target::Sockets, replicas, .. } => stream(server, replicas),
+            Next::Begin { target: Target::Disk, replicas, .. } => by_file(server, replicas),
+        };
         if let Err(error) = done {
             tracing::warn!("Full sync: {error}");
         }
-    }
-}
-
-/// `repl-diskless-sync-delay`: replicas that come meanwhile get the same snapshot; `repl-diskless-sync-max-replicas` of
-/// them are enough.
-fn wait_for_more(server: &Server, delay: Duration) {
-    let begun = crate::clock::instant();
-    while let Some(left) = delay.checked_sub(begun.elapsed()) {
-        let enough = usize::try_from(server.settings().repl_diskless_sync_max_replicas).unwrap_or(0);
-        if enough > 0 && server.repl.sync.0.lock().waiters.len() >= enough {
-            return;
-        }
-        std::thread::sleep(left.min(Duration::from_millis(20)));
     }
 }
 
@@ -107,10 +113,10 @@ fn send(waiters: &mut Vec<Waiter>, piece: &Piece) {
     waiters.retain(|w| w.sender.blocking_send(piece.clone()).is_ok());
 }
 
-/// The same while the snapshot is open. What writers change meanwhile is kept for it, so a replica that takes nothing is
-/// given up when that is more than `client-output-buffer-limit replica` allows: memory is not filled for it.
+/// The same while the snapshot is open: what writers change meanwhile is kept for it, so it does not wait for ever for a
+/// replica that takes nothing.
 fn send_in_time(server: &Server, waiters: &mut Vec<Waiter>, piece: &Piece) {
-    let limit = server.settings().client_output_buffer_limit.replica.hard;
+    let limits = limits(&server.settings());
     waiters.retain(|w| {
         let mut piece = piece.clone();
         loop {
@@ -119,12 +125,7 @@ fn send_in_time(server: &Server, waiters: &mut Vec<Waiter>, piece: &Piece) {
                 Err(TrySendError::Closed(_)) => return false,
                 Err(TrySendError::Full(unsent)) => piece = unsent,
             }
-            let kept = server.keyspace.snapshot_side_bytes() as u64;
-            if limit > 0 && kept > limit {
-                tracing::warn!(
-                    "Full sync: a replica is too slow, {kept} bytes of changed keys are kept for it: its connection is closed"
-                );
-                w.feed.close();
+            if w.feed.is_given_up(server.keyspace.snapshot_side_bytes() as u64, &limits) {
                 return false;
             }
             std::thread::sleep(FULL_PAUSE);
@@ -132,22 +133,27 @@ fn send_in_time(server: &Server, waiters: &mut Vec<Waiter>, piece: &Piece) {
     });
 }
 
-fn begin((offset, id): (u64, ReplId), readers: &[Option<ReaderId>], waiters: &mut Vec<Waiter>, size: Option<u64>) {
-    let mut readers = readers.iter();
-    waiters.retain(|w| match readers.next() {
-        Some(Some(reader)) => {
-            let piece = Piece::Begin { reader: *reader, offset, id, size };
-            w.sender.blocking_send(piece).is_ok()
+/// Cuts the snapshot, and says so to each with its place in the log.
+fn begin(server: &Arc<Server>, waiters: &mut Vec<Waiter>, compress: bool) -> Snapshot {
+    let (snapshot, readers) = Snapshot::begin(server, waiters.len(), compress);
+    let (offset, id) = (snapshot.offset, snapshot.history.id);
+    let mut readers = readers.into_iter();
+    waiters.retain(|w| {
+        let Some(reader) = readers.next().flatten() else { return false };
+        let told = w.sender.blocking_send(Piece::Begin { reader, offset, id }).is_ok();
+        if !told {
+            server.repl.log.lock().log.detach(reader);
         }
-        _ => false,
+        told
     });
+    snapshot
 }
 
 /// Encodes while sending; the slowest replica sets the pace.
 fn stream(server: &Arc<Server>, mut waiters: Vec<Waiter>) -> Result<(), SnapshotError> {
-    let (mut snapshot, readers) = Snapshot::begin(server, waiters.len(), false);
     tracing::info!("Starting snapshot for SYNC with target: replicas sockets");
-    begin((snapshot.offset, snapshot.history.id), &readers, &mut waiters, None);
+    let mut snapshot = begin(server, &mut waiters, false);
+    send(&mut waiters, &Piece::Body(Body::Mark(ReplId::from_random(random()))));
     let mut piece = Vec::with_capacity(PIECE * 2);
     loop {
         let step = snapshot.step(&mut piece);
@@ -176,18 +182,16 @@ fn stream(server: &Arc<Server>, mut waiters: Vec<Waiter>) -> Result<(), Snapshot
 /// Writes a file first, then sends it with its length.
 fn by_file(server: &Arc<Server>, mut waiters: Vec<Waiter>) -> Result<(), SnapshotError> {
     tracing::info!("Starting snapshot for SYNC with target: disk");
-    let (snapshot, readers) = Snapshot::begin(server, waiters.len(), server.settings().rdbcompression);
     let path = std::path::Path::new(&server.settings().dir).join(format!("temp-sync-{}.rdb", std::process::id()));
     let io = |source| SnapshotError::Io { path: path.clone(), source };
     let mut file =
         std::fs::File::options().read(true).write(true).create(true).truncate(true).open(&path).map_err(io)?;
     // The name is not needed any more; the bytes go when the file is closed.
     let _ = std::fs::remove_file(&path);
-    let head = (snapshot.offset, snapshot.history.id);
-    snapshot.write_to(&mut file, &path)?;
+    begin(server, &mut waiters, server.settings().rdbcompression).write_to(&mut file, &path)?;
     let size = file.stream_position().map_err(io)?;
     file.seek(SeekFrom::Start(0)).map_err(io)?;
-    begin(head, &readers, &mut waiters, Some(size));
+    send(&mut waiters, &Piece::Body(Body::Length(size)));
     let mut piece = vec![0; PIECE];
     loop {
         let n = file.read(&mut piece).map_err(io)?;
@@ -196,6 +200,16 @@ fn by_file(server: &Arc<Server>, mut waiters: Vec<Waiter>) -> Result<(), Snapsho
         }
         send(&mut waiters, &Piece::Bytes(Bytes::copy_from_slice(&piece[..n])));
     }
+    send(&mut waiters, &Piece::End);
+    Ok(())
+}
+
+/// A snapshot of everything but the keys: a header and an end.
+fn without_keys(server: &Arc<Server>, mut waiters: Vec<Waiter>) -> Result<(), SnapshotError> {
+    let mut bytes = Vec::new();
+    begin(server, &mut waiters, false).without_keys(&mut bytes);
+    send(&mut waiters, &Piece::Body(Body::Length(bytes.len() as u64)));
+    send(&mut waiters, &Piece::Bytes(Bytes::from(bytes)));
     send(&mut waiters, &Piece::End);
     Ok(())
 }

@@ -1,8 +1,10 @@
+use super::announce::NOT_INTEGER;
 use super::*;
-use crate::Durable;
+use crate::{Durable, Role};
 use resp::OwnedArgs;
 
-const LIMITS: FeedLimits = FeedLimits { timeout_ms: 60_000, soft_bytes: 1000, soft_ms: 5000 };
+const LIMITS: FeedLimits =
+    FeedLimits { timeout_ms: 60_000, hard_bytes: 0, soft_bytes: 1000, soft_ms: 5000, backlog_bytes: 0 };
 
 fn args(line: &str) -> OwnedArgs {
     let mut args = OwnedArgs::default();
@@ -21,8 +23,10 @@ fn send(text: &str) -> Output {
 /// The texts are those of Redis 7.0.15.
 #[test]
 fn replconf_is_answered_as_redis_answers_it() {
+    let mut history = History::new(id(1));
+    history.shift(id(2), 40);
     let check = |line: &str, want: &str| {
-        let got = match Announced::default().replconf(args(line).as_args(), 100) {
+        let got = match Announced::default().replconf(args(line).as_args(), &history, 100) {
             Replconf::Simple(text) => format!("+{text}"),
             Replconf::Error(text) => format!("-{text}"),
             Replconf::Nothing => String::new(),
@@ -42,7 +46,9 @@ fn replconf_is_answered_as_redis_answers_it() {
     check("foo bar", "-ERR Unrecognized REPLCONF option: foo");
     check("ack 5", "");
     check("getack *", "");
-    check("rr-epoch 7 rr-volume 00000000000000ab", "+OK 100");
+    check("rr-epoch 7 rr-volume 00000000000000ab", &format!("+OK 100 {} 40", id(1)));
+    check("rdb-filter-only functions", "+OK");
+    check("rdb-filter-only keys", "-ERR Unsupported rdb-filter-only option: keys");
     check("rr-epoch x", "-ERR value is not an integer or out of range");
     check("rr-volume 5", "-ERR a volume is sixteen hexadecimal digits");
     let long = "a".repeat(300);
@@ -54,7 +60,7 @@ fn replconf_is_answered_as_redis_answers_it() {
 
 fn announced(line: &str) -> Announced {
     let mut announced = Announced::default();
-    assert!(matches!(announced.replconf(args(line).as_args(), 0), Replconf::Simple(_)), "{line}");
+    assert!(matches!(announced.replconf(args(line).as_args(), &History::new(id(1)), 0), Replconf::Simple(_)), "{line}");
     announced
 }
 
@@ -105,6 +111,10 @@ fn r1_who_is_not_managed_serves_no_managed_replica() {
     assert_eq!(NotServed::NotMaster(4).to_string(), "NOTMASTER 4");
 }
 
+fn snapshot(eof: bool) -> Output {
+    Output::Snapshot(Wanted { eof, data: true })
+}
+
 fn open(line: &str, ask: &str) -> (Feed, Vec<Output>) {
     let ask = Ask::parse(args(ask).as_args()).unwrap();
     Feed::open(announced(line), &ask, &History::new(id(1)), 100, |offset| offset >= 50, 0)
@@ -122,7 +132,7 @@ fn a_replica_of_this_history_goes_on_at_once() {
 #[test]
 fn a_full_sync_by_length_goes_online_when_all_is_sent() {
     let (mut feed, outputs) = open("capa psync2", "PSYNC ? -1");
-    assert_eq!(outputs, [Output::Snapshot { eof: false }]);
+    assert_eq!(outputs, [snapshot(false)]);
     assert_eq!(feed.ack(), None, "it holds nothing yet");
     assert_eq!(feed.on_snapshot_begun(id(1), 120), [send(&format!("+FULLRESYNC {} 120\r\n", id(1)))]);
     assert_eq!(feed.on_body(Body::Length(999), 5), [send("$999\r\n")]);
@@ -134,7 +144,7 @@ fn a_full_sync_by_length_goes_online_when_all_is_sent() {
 #[test]
 fn after_a_mark_nothing_is_sent_until_the_replica_acknowledges() {
     let (mut feed, outputs) = open("capa eof capa psync2", "PSYNC ? -1");
-    assert_eq!(outputs, [Output::Snapshot { eof: true }]);
+    assert_eq!(outputs, [snapshot(true)]);
     feed.on_snapshot_begun(id(1), 120);
     assert_eq!(feed.on_body(Body::Mark(id(9)), 5), [send(&format!("$EOF:{}\r\n", id(9)))]);
     assert_eq!(feed.on_body_sent(9), [send(id(9).as_str())]);
@@ -148,11 +158,11 @@ fn after_a_mark_nothing_is_sent_until_the_replica_acknowledges() {
 #[test]
 fn an_old_replica_is_served_by_sync() {
     let (mut feed, outputs) = open("capa eof", "SYNC");
-    assert_eq!(outputs, [Output::Snapshot { eof: false }]);
+    assert_eq!(outputs, [snapshot(false)]);
     assert_eq!(feed.on_snapshot_begun(id(1), 120), [], "it does not know the line");
     assert_eq!(feed.on_body(Body::Length(3), 0), [send("$3\r\n")]);
     assert_eq!(feed.on_body_sent(0), [Output::Stream { from: 120 }]);
-    assert_eq!(feed.tick(0, &LIMITS, 10_000_000), [], "it never acknowledges, and is not timed out for it");
+    assert_eq!(feed.tick(Ok(0), &LIMITS, 10_000_000), [], "it never acknowledges, and is not timed out for it");
 }
 
 #[test]
@@ -168,13 +178,13 @@ fn who_wants_the_snapshot_only_gets_no_stream() {
 #[test]
 fn a_waiting_replica_hears_a_sign_of_life_each_second_and_is_not_timed_out() {
     let (mut feed, _) = open("", "PSYNC ? -1");
-    assert_eq!(feed.tick(0, &LIMITS, 999), []);
-    assert_eq!(feed.tick(0, &LIMITS, 1000), [send("\n")]);
-    assert_eq!(feed.tick(0, &LIMITS, 1500), []);
+    assert_eq!(feed.tick(Ok(0), &LIMITS, 999), []);
+    assert_eq!(feed.tick(Ok(0), &LIMITS, 1000), [send("\n")]);
+    assert_eq!(feed.tick(Ok(0), &LIMITS, 1500), []);
     feed.on_snapshot_begun(id(1), 120);
-    assert_eq!(feed.tick(0, &LIMITS, 500_000), [send("\n")]);
+    assert_eq!(feed.tick(Ok(0), &LIMITS, 500_000), [send("\n")]);
     feed.on_body(Body::Length(10), 500_000);
-    assert_eq!(feed.tick(0, &LIMITS, 502_000), [], "not inside the body");
+    assert_eq!(feed.tick(Ok(0), &LIMITS, 502_000), [], "not inside the body");
 }
 
 #[test]
@@ -182,36 +192,79 @@ fn a_silent_replica_is_timed_out() {
     let (mut feed, _) = open("", &format!("PSYNC {} 101", id(1)));
     feed.on_ack(100, 5000);
     assert_eq!(feed.lag_s(7999), 2);
-    assert_eq!(feed.tick(0, &LIMITS, 65_000), []);
-    assert_eq!(feed.tick(0, &LIMITS, 65_001), [Output::Close(Close::StreamTimeout)]);
+    assert_eq!(feed.tick(Ok(0), &LIMITS, 65_000), []);
+    assert_eq!(feed.tick(Ok(0), &LIMITS, 65_001), [Output::Close(Close::StreamTimeout)]);
     let (mut feed, _) = open("capa eof", "PSYNC ? -1");
     feed.on_snapshot_begun(id(1), 120);
     feed.on_body(Body::Mark(id(9)), 0);
     feed.on_progress(50_000);
-    assert_eq!(feed.tick(0, &LIMITS, 110_000), []);
-    assert_eq!(feed.tick(0, &LIMITS, 110_001), [Output::Close(Close::SyncTimeout)]);
+    assert_eq!(feed.tick(Ok(0), &LIMITS, 110_000), []);
+    assert_eq!(feed.tick(Ok(0), &LIMITS, 110_001), [Output::Close(Close::SyncTimeout)]);
     feed.on_body_sent(110_001);
-    assert_eq!(feed.tick(0, &LIMITS, 170_002), [Output::Close(Close::SyncTimeout)], "it never acknowledged the mark");
+    assert_eq!(
+        feed.tick(Ok(0), &LIMITS, 170_002),
+        [Output::Close(Close::SyncTimeout)],
+        "it never acknowledged the mark"
+    );
 }
 
 #[test]
 fn a_replica_that_stays_behind_is_cut_off_after_a_while() {
     let (mut feed, _) = open("", &format!("PSYNC {} 101", id(1)));
-    assert_eq!(feed.tick(1001, &LIMITS, 1000), []);
-    assert_eq!(feed.tick(1000, &LIMITS, 3000), [], "it recovered");
-    assert_eq!(feed.tick(5000, &LIMITS, 4000), []);
-    assert_eq!(feed.tick(5000, &LIMITS, 9000), []);
+    assert_eq!(feed.tick(Ok(1001), &LIMITS, 1000), []);
+    assert_eq!(feed.tick(Ok(1000), &LIMITS, 3000), [], "it recovered");
+    assert_eq!(feed.tick(Ok(5000), &LIMITS, 4000), []);
+    assert_eq!(feed.tick(Ok(5000), &LIMITS, 9000), []);
     let close = Close::SoftLimit { behind: 5000, ms: 5001 };
-    assert_eq!(feed.tick(5000, &LIMITS, 9001), [Output::Close(close)]);
+    assert_eq!(feed.tick(Ok(5000), &LIMITS, 9001), [Output::Close(close)]);
+    let in_backlog = FeedLimits { backlog_bytes: 5000, ..LIMITS };
+    assert_eq!(feed.tick(Ok(5000), &in_backlog, 10_000), [], "which is kept anyway");
+    let cut_off = CutOff { behind: 9, limit: 8 };
+    assert_eq!(feed.tick(Err(cut_off), &LIMITS, 10_001), [Output::Close(Close::HardLimit(cut_off))]);
     let no_limit = FeedLimits { soft_bytes: 0, ..LIMITS };
-    assert_eq!(feed.tick(u64::MAX, &no_limit, 20_000), []);
+    assert_eq!(feed.tick(Ok(u64::MAX), &no_limit, 20_000), []);
 }
 
 #[test]
 fn what_is_not_an_acknowledgement_is_ignored() {
     let (mut feed, _) = open("", &format!("PSYNC {} 101", id(1)));
-    for line in ["", "PING", "REPLCONF", "REPLCONF ACK", "REPLCONF ACK x", "REPLCONF ACK -1", "SET ack 5"] {
+    for line in ["PING", "REPLCONF", "REPLCONF ACK", "REPLCONF ACK x", "REPLCONF ACK -1", "SET ack 5"] {
         assert_eq!(feed.on_command(args(line).as_args(), 9), [], "{line}");
     }
     assert_eq!((feed.ack_offset(), feed.lag_s(5000)), (100, 5), "nor a sign of life");
+}
+
+#[test]
+fn a_replica_that_loads_its_snapshot_shows_that_it_is_there() {
+    let (mut feed, _) = open("capa eof", "PSYNC ? -1");
+    feed.on_snapshot_begun(id(1), 120);
+    feed.on_body(Body::Mark(id(9)), 0);
+    feed.on_body_sent(0);
+    assert_eq!(feed.on_command(args("").as_args(), 60_000), []);
+    assert_eq!((feed.tick(Ok(0), &LIMITS, 120_000), feed.state()), (vec![], FeedState::WaitAck));
+}
+
+#[test]
+fn who_holds_a_snapshot_up_for_too_long_is_given_up() {
+    let (mut feed, _) = open("capa eof", "PSYNC ? -1");
+    let limits = FeedLimits { hard_bytes: 10, ..LIMITS };
+    assert_eq!((feed.on_held_up(10, &limits), feed.on_held_up(99, &LIMITS)), (None, None));
+    assert_eq!(feed.on_held_up(11, &limits), Some(Close::SnapshotLimit(11)));
+    assert_eq!(feed.on_no_snapshot(), [Output::Close(Close::NoSnapshot)]);
+}
+
+#[test]
+fn a_snapshot_without_keys_is_for_who_asks_for_it() {
+    let (_, outputs) = open("rdb-only 1 rdb-filter-only functions", "PSYNC ? -1");
+    assert_eq!(outputs, [Output::Snapshot(Wanted { eof: false, data: false })]);
+}
+
+#[test]
+fn nobody_is_served_while_loading_or_failing_over() {
+    for (serving, text) in [
+        (Serving::Loading, "LOADING Redis is loading the dataset in memory"),
+        (Serving::FailingOver, "NOMASTERLINK Can't SYNC while failing over"),
+    ] {
+        assert_eq!(serving.check(&announced("")).unwrap_err().to_string(), text);
+    }
 }

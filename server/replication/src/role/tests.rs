@@ -139,17 +139,17 @@ fn r3_or_by_more_than_half_of_its_replicas_that_are_members() {
 #[test]
 fn r3_an_acknowledgement_is_a_lease_from_the_moment_of_the_request_that_it_covers() {
     let mut role = master(&[1, 2]);
-    role.on_ack(2, 50);
+    role.on_ack(1, 2, 50);
     assert_eq!(role.lease_until(), 0, "nothing was asked");
     role.on_lease_asked(100, 1000);
     role.on_lease_asked(200, 1500);
-    role.on_ack(2, 99);
+    role.on_ack(1, 2, 99);
     assert_eq!(role.lease_until(), 0);
-    role.on_ack(2, 199);
+    role.on_ack(1, 2, 199);
     assert_eq!(role.lease_until(), 1000 + LEASE, "the later request has not been seen yet");
-    role.on_ack(2, 250);
+    role.on_ack(1, 2, 250);
     assert_eq!(role.lease_until(), 1500 + LEASE);
-    role.on_ack(2, 100);
+    role.on_ack(1, 2, 100);
     assert_eq!(role.lease_until(), 1500 + LEASE, "an old acknowledgement takes nothing back");
 }
 
@@ -158,9 +158,9 @@ fn r3_requests_are_forgotten_in_time_and_never_mistaken_for_later_ones() {
     let mut role = master(&[1, 2]);
     (1..=1000).for_each(|n| role.on_lease_asked(n * 10, n * 500));
     assert!(role.reign().unwrap().asked.len() <= ASKED_MAX);
-    role.on_ack(2, 10);
+    role.on_ack(1, 2, 10);
     assert_eq!(role.lease_until(), 0, "a request that is forgotten grants nothing");
-    role.on_ack(2, 9999);
+    role.on_ack(1, 2, 9999);
     assert_eq!(role.lease_until(), 999 * 500 + LEASE);
 }
 
@@ -168,13 +168,18 @@ fn r3_requests_are_forgotten_in_time_and_never_mistaken_for_later_ones() {
 fn r3_grants_to_an_earlier_reign_do_not_count_in_the_next() {
     let mut role = master(&[1, 2]);
     role.on_lease_asked(10, 100);
-    role.on_ack(2, 10);
+    role.on_ack(1, 2, 10);
     assert_eq!(role.lease(1, 77, LEASE, 100, 100), Ok(LEASE));
     role.promise(2).unwrap();
     role.promote(2, 77, 0, vec![1, 2], None).unwrap();
     assert_eq!(role.lease_until(), 0);
-    role.on_ack(2, 10);
+    role.on_ack(2, 2, 10);
     assert_eq!(role.lease_until(), 0, "what was asked then was asked for that epoch");
+    role.on_lease_asked(20, 200);
+    role.on_ack(1, 2, 20);
+    assert_eq!(role.lease_until(), 0, "who follows the master of another epoch grants it nothing");
+    role.on_ack(2, 2, 20);
+    assert_eq!(role.lease_until(), 200 + LEASE);
 }
 
 #[test]

@@ -232,8 +232,9 @@ impl Pair {
             Err(error) => self.cut(error),
         }
         let behind = self.end.reader.and_then(|reader| self.master.log.behind(reader)).unwrap_or(0);
-        let limits = FeedLimits { timeout_ms: TIMEOUT_MS, soft_bytes: 0, soft_ms: 0 };
-        let outputs = self.end.feed.as_mut().map(|feed| feed.tick(behind, &limits, self.now_ms)).unwrap_or_default();
+        let limits = FeedLimits { timeout_ms: TIMEOUT_MS, hard_bytes: 0, soft_bytes: 0, soft_ms: 0, backlog_bytes: 0 };
+        let outputs =
+            self.end.feed.as_mut().map(|feed| feed.tick(Ok(behind), &limits, self.now_ms)).unwrap_or_default();
         self.carry_out(outputs);
     }
 
@@ -387,16 +388,17 @@ impl Pair {
         let args = args.as_args();
         if let Some(feed) = &mut self.end.feed {
             let outputs = feed.on_command(args, self.now_ms);
-            let ack = feed.ack();
+            let (ack, member) = (feed.ack(), feed.member());
             self.carry_out(outputs);
             if let (Some(role), Some(ack)) = (&mut self.master.role, ack) {
-                ack.volume.into_iter().for_each(|volume| role.on_ack(volume, ack.offset));
+                member.into_iter().for_each(|(epoch, volume)| role.on_ack(epoch, volume, ack.offset));
             }
             return;
         }
         match &args.at(0).to_ascii_lowercase()[..] {
             b"ping" => self.master_says(b"+PONG\r\n"),
-            b"replconf" => match self.end.announced.replconf(args.skip(1), self.master.log.end()) {
+            b"replconf" => match self.end.announced.replconf(args.skip(1), &self.master.history, self.master.log.end())
+            {
                 Replconf::Simple(line) => self.master_says(format!("+{line}\r\n").as_bytes()),
                 Replconf::Error(line) => self.master_says(format!("-{line}\r\n").as_bytes()),
                 Replconf::Nothing => {}
@@ -426,7 +428,7 @@ impl Pair {
         for output in outputs {
             match output {
                 Output::Send(bytes) => self.master_says(&bytes),
-                Output::Snapshot { eof } => self.snapshot(eof),
+                Output::Snapshot(wanted) => self.snapshot(wanted.eof),
                 Output::Stream { from } => {
                     // After a snapshot the reader has been there since the cut.
                     if self.end.reader.is_none() {

@@ -40,7 +40,12 @@ impl Process {
                     self.on_replica_command(conn, args, now_ms);
                     start += len;
                 }
-                Request::Inline { len, .. } => start += len,
+                Request::Inline { len, args } => {
+                    if args.as_args().is_empty() {
+                        self.on_replica_command(conn, args.as_args(), now_ms);
+                    }
+                    start += len;
+                }
             }
         }
         input.drain(..start);
@@ -53,17 +58,20 @@ impl Process {
         let Some(end) = self.feeds.get_mut(&conn) else { return };
         if let Some(feed) = &mut end.feed {
             let outputs = feed.on_command(args, now_ms);
-            let ack = feed.ack();
+            let (ack, member) = (feed.ack(), feed.member());
             self.carry_out(conn, outputs, now_ms);
-            if let Some((volume, ack)) = ack.and_then(|ack| Some((ack.volume?, ack))) {
-                self.role.on_ack(volume, ack.offset);
+            if let Some((ack, (epoch, volume))) = ack.zip(member) {
+                self.role.on_ack(epoch, volume, ack.offset);
                 self.release(now_ms);
             }
             return;
         }
+        if args.is_empty() {
+            return;
+        }
         let bytes = match &args.at(0).to_ascii_lowercase()[..] {
             b"ping" => b"+PONG\r\n".to_vec(),
-            b"replconf" => match end.announced.replconf(args.skip(1), self.log.end()) {
+            b"replconf" => match end.announced.replconf(args.skip(1), &self.history, self.log.end()) {
                 Replconf::Simple(line) => format!("+{line}\r\n").into_bytes(),
                 Replconf::Error(line) => format!("-{line}\r\n").into_bytes(),
                 Replconf::Nothing => return,
@@ -76,11 +84,13 @@ impl Process {
     fn serve(&mut self, conn: u64, args: Args<'_>, now_ms: u64) {
         let ask = Ask::parse(args).expect("the link asks properly");
         let Some(end) = self.feeds.get_mut(&conn) else { return };
-        let serving = Serving::Managed { role: &self.role, link_up: false };
-        let check = match (self.loading, self.settings.weakening) {
-            (true, _) => Err(replication::NotServed::Loading),
-            (false, Some(Weakening::ServesAnyEpoch)) => Ok(()),
-            (false, _) => serving.check(&end.announced),
+        let serving = match self.loading {
+            true => Serving::Loading,
+            false => Serving::Managed { role: &self.role, link_up: false },
+        };
+        let check = match self.settings.weakening {
+            Some(Weakening::ServesAnyEpoch) if !self.loading => Ok(()),
+            _ => serving.check(&end.announced),
         };
         if let Err(why) = check {
             self.out.push(Out::Send { conn, bytes: format!("-{why}\r\n").into_bytes() });
@@ -98,7 +108,7 @@ impl Process {
         for output in outputs {
             match output {
                 Output::Send(bytes) => self.out.push(Out::Send { conn, bytes }),
-                Output::Snapshot { eof } => self.send_snapshot(conn, eof, now_ms),
+                Output::Snapshot(wanted) => self.send_snapshot(conn, wanted.eof, now_ms),
                 Output::Stream { from } => {
                     // After a snapshot the reader has been there since the cut.
                     if let Some(end) = self.feeds.get_mut(&conn)

@@ -293,11 +293,17 @@ impl Process {
             Err(error) => self.fail(&error, now_ms),
         }
         self.request_leases(now_ms);
-        let limits = FeedLimits { timeout_ms: self.settings.timeout_ms, soft_bytes: 0, soft_ms: 0 };
+        let limits = FeedLimits {
+            timeout_ms: self.settings.timeout_ms,
+            hard_bytes: 0,
+            soft_bytes: 0,
+            soft_ms: 0,
+            backlog_bytes: 0,
+        };
         for conn in self.feeds.keys().copied().collect::<Vec<_>>() {
             let Some(end) = self.feeds.get_mut(&conn) else { continue };
             let behind = end.reader.and_then(|reader| self.log.behind(reader)).unwrap_or(0);
-            let outputs = end.feed.as_mut().map(|feed| feed.tick(behind, &limits, now_ms)).unwrap_or_default();
+            let outputs = end.feed.as_mut().map(|feed| feed.tick(Ok(behind), &limits, now_ms)).unwrap_or_default();
             self.carry_out(conn, outputs, now_ms);
         }
         self.release(now_ms);
