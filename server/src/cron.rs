@@ -110,7 +110,7 @@ impl ActiveExpiry {
                 break;
             }
         }
-        let verb: &[u8] = if settings.lazyfree_lazy_expire { b"UNLINK" } else { b"DEL" };
+        let verb = settings.limits.expire_del();
         if keys.has_lazily_deleted() {
             let mut log = server.repl.log.lock();
             let mut bytes = Vec::new();

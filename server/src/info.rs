@@ -3,13 +3,14 @@
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
+use engine::Rng;
 use replication::ReplId;
 
 use crate::clients::Kind;
 use crate::clock;
 use crate::config::Settings;
 use crate::registry::Registry;
-use crate::state::Server;
+use crate::state::{Server, random_u64};
 
 type Section = fn(&Server, &Settings, &mut String);
 
@@ -101,7 +102,14 @@ pub fn memory_used() -> (usize, usize) {
     (read(tikv_jemalloc_ctl::stats::allocated::read()), read(tikv_jemalloc_ctl::stats::resident::read()))
 }
 
-fn memory(server: &Server, _: &Settings, out: &mut String) {
+/// Bytes that count for `maxmemory`: not what is kept for replicas beyond the backlog.
+pub fn memory_counted(server: &Server) -> u64 {
+    let held = server.repl.log.lock().log.held();
+    let kept = held.saturating_sub(server.settings().repl_backlog_size.0);
+    (memory_used().0 as u64).saturating_sub(kept)
+}
+
+fn memory(server: &Server, settings: &Settings, out: &mut String) {
     let (used, resident) = memory_used();
     let peak = server.rates.peak_memory(used);
     let startup = server.startup_memory.min(used);
@@ -128,9 +136,9 @@ fn memory(server: &Server, _: &Settings, out: &mut String) {
     line(out, "used_memory_dataset_perc", share(dataset, used.saturating_sub(startup)));
     line(out, "total_system_memory", system_memory());
     line(out, "total_system_memory_human", human(system_memory()));
-    line(out, "maxmemory", 0);
-    line(out, "maxmemory_human", "0B");
-    line(out, "maxmemory_policy", "noeviction");
+    line(out, "maxmemory", settings.maxmemory.0);
+    line(out, "maxmemory_human", human(settings.maxmemory.0 as usize));
+    line(out, "maxmemory_policy", &settings.maxmemory_policy);
     line(out, "mem_fragmentation_ratio", format!("{:.2}", resident as f64 / used.max(1) as f64));
     line(out, "mem_fragmentation_bytes", resident as i64 - used as i64);
     line(out, "mem_replication_backlog", backlog);
@@ -334,10 +342,12 @@ fn latencystats(_: &Server, settings: &Settings, out: &mut String) {
 }
 
 fn keyspace(server: &Server, _: &Settings, out: &mut String) {
+    let mut rng = Rng::new(random_u64());
     for db in 0..server.keyspace.databases() {
         let (keys, expires) = server.keyspace.sizes(db);
         if keys > 0 {
-            line(out, &format!("db{db}"), format!("keys={keys},expires={expires},avg_ttl=0"));
+            let ttl = if expires > 0 { server.keyspace.average_ttl_ms(db, clock::unix_ms(), &mut rng) } else { 0 };
+            line(out, &format!("db{db}"), format!("keys={keys},expires={expires},avg_ttl={ttl}"));
         }
     }
 }

@@ -23,6 +23,7 @@ pub mod http;
 pub mod info;
 pub mod latency;
 pub mod logging;
+pub mod memory;
 pub mod net;
 pub mod persistence;
 pub mod rates;

@@ -12,6 +12,7 @@ use crate::acl::{User, Users};
 use crate::clients::Clients;
 use crate::clock;
 use crate::config::Settings;
+use crate::memory::Memory;
 use crate::net::Listening;
 use crate::persistence::Persistence;
 use crate::rates::Rates;
@@ -86,6 +87,7 @@ pub struct Server {
     pub slowlog: Mutex<SlowLog>,
     pub latency: latency::Events,
     pub rates: Rates,
+    pub memory: Memory,
     /// Bytes in use before there was any data.
     pub startup_memory: usize,
     pub repl: Replication,
@@ -141,6 +143,7 @@ impl Server {
             slowlog: Mutex::default(),
             latency: latency::Events::default(),
             rates: Rates::default(),
+            memory: Memory::default(),
             startup_memory: crate::info::memory_used().0,
             pause: Pause::default(),
             loading: AtomicBool::new(false),

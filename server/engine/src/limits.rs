@@ -16,8 +16,26 @@ pub struct Limits {
     pub proto_max_bulk_len: usize,
     /// A lazily expired key is propagated as UNLINK rather than DEL.
     pub lazyfree_lazy_expire: bool,
+    /// So is a key that a command deletes as a side effect.
+    pub lazyfree_lazy_server_del: bool,
     /// RESTORE refuses a payload whose checksum is wrong.
     pub verify_dump_checksum: bool,
+}
+
+impl Limits {
+    /// The command by which the deletion of an expired key is propagated.
+    pub fn expire_del(&self) -> &'static [u8] {
+        del(self.lazyfree_lazy_expire)
+    }
+
+    /// The command by which a deletion that is a side effect is propagated.
+    pub fn server_del(&self) -> &'static [u8] {
+        del(self.lazyfree_lazy_server_del)
+    }
+}
+
+fn del(lazy: bool) -> &'static [u8] {
+    if lazy { b"UNLINK" } else { b"DEL" }
 }
 
 impl Default for Limits {
@@ -33,6 +51,7 @@ impl Default for Limits {
             list_max_listpack_size: -2,
             proto_max_bulk_len: 512 << 20,
             lazyfree_lazy_expire: false,
+            lazyfree_lazy_server_del: false,
             verify_dump_checksum: true,
         }
     }

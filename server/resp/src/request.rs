@@ -81,6 +81,13 @@ impl RequestParser {
         Args::new(request, &self.spans)
     }
 
+    /// Gives back the memory that a request of many arguments took; to be called between requests.
+    pub fn give_back(&mut self) {
+        if self.missing.is_none() {
+            self.spans = Vec::new();
+        }
+    }
+
     /// Bytes that are needed, at least, before parsing can go on: lets the owner reserve for a large value once.
     pub fn bytes_wanted(&self, available: usize) -> usize {
         match self.bulk_len {

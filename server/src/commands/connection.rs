@@ -18,7 +18,7 @@ const BASE: Flags = Flags::NOSCRIPT.union(Flags::LOADING).union(Flags::STALE).un
 const OPEN: Flags = BASE.union(Flags::NO_AUTH).union(Flags::ALLOW_BUSY);
 
 family! { Connection;
-    "ping" ping(-1, Flags::FAST.union(Flags::AWAITING).union(Flags::LOADING).union(Flags::STALE), Acl::CONNECTION) "1.0.0" "Returns the server's liveliness response." "[message]";
+    "ping" ping(-1, Flags::FAST.union(Flags::AWAITING), Acl::CONNECTION) "1.0.0" "Returns the server's liveliness response." "[message]";
     "echo" echo(2, Flags::FAST.union(Flags::LOADING).union(Flags::STALE).union(Flags::AWAITING), Acl::CONNECTION) "1.0.0" "Returns the given string." "message";
     "auth" auth(-2, OPEN, Acl::CONNECTION) "1.0.0" "Authenticates the connection." "[username] password";
     "hello" hello(-1, OPEN, Acl::CONNECTION) "6.0.0" "Handshakes with the Redis server." "[protover [AUTH username password] [SETNAME clientname]]";

@@ -81,6 +81,8 @@ fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             ctx.session.out.ok();
         }
         (b"jmap", 2) => ctx.session.out.ok(),
+        // Where a list's element gets a node of its own: here a chunk may be of any size.
+        (b"quicklist-packed-threshold", 3) => ctx.session.out.ok(),
         (b"log", 3) => {
             tracing::warn!("DEBUG LOG: {}", String::from_utf8_lossy(ctx.args.at(2)));
             ctx.session.out.ok();

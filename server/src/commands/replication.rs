@@ -40,7 +40,8 @@ fn replicaof(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         ctx.session.out.ok();
         return Ok(Next::Continue);
     }
-    let port = integer(port).ok().and_then(|p| u16::try_from(p).ok()).filter(|&p| p > 0);
+    // Port 0 is taken, as Redis does: nobody is there.
+    let port = integer(port).ok().and_then(|p| u16::try_from(p).ok());
     let port = port.ok_or(CommandError::Static("ERR Invalid master port"))?;
     if i64::from(port) == ctx.settings.port && ["127.0.0.1", "localhost", "::1"].contains(&host.as_str()) {
         return Err(CommandError::Static("ERR this instance cannot be a replica of itself"));

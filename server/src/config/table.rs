@@ -175,7 +175,7 @@ parameters! {
 
     // The data set.
     "databases" databases: i64 = 16, Start, 1..=16384;
-    "maxmemory" maxmemory: Memory = Memory(0), Live, NotYetBut(&["0"]);
+    "maxmemory" maxmemory: Memory = Memory(0), Live, LONG;
     "maxmemory-policy" maxmemory_policy: String = text("noeviction"), Live, NotYetBut(&["noeviction"]);
     "maxmemory-samples" maxmemory_samples: i64 = 5, Hint, 1..=i64::from(i32::MAX);
     "maxmemory-eviction-tenacity" maxmemory_eviction_tenacity: i64 = 10, Hint, 0..=100;
@@ -185,7 +185,7 @@ parameters! {
     "active-expire-effort" active_expire_effort: i64 = 1, Live, 1..=10;
     "lazyfree-lazy-expire" lazyfree_lazy_expire: bool = false, Live;
     "lazyfree-lazy-eviction" lazyfree_lazy_eviction: bool = false, Hint;
-    "lazyfree-lazy-server-del" lazyfree_lazy_server_del: bool = false, Hint;
+    "lazyfree-lazy-server-del" lazyfree_lazy_server_del: bool = false, Live;
     "lazyfree-lazy-user-del" lazyfree_lazy_user_del: bool = false, Hint;
     "lazyfree-lazy-user-flush" lazyfree_lazy_user_flush: bool = false, Hint;
     "activerehashing" activerehashing: bool = true, Hint;
@@ -334,6 +334,7 @@ impl Settings {
             list_max_listpack_size: self.list_max_listpack_size.max(-5),
             proto_max_bulk_len: size(self.proto_max_bulk_len),
             lazyfree_lazy_expire: self.lazyfree_lazy_expire,
+            lazyfree_lazy_server_del: self.lazyfree_lazy_server_del,
             verify_dump_checksum: true,
         };
     }

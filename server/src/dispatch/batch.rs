@@ -27,6 +27,8 @@ pub(super) struct Waiting {
     /// Where the present unit begins, and how many commands it has.
     unit: usize,
     commands: usize,
+    /// EXEC is running: what its commands do belongs together.
+    pub(super) exec: bool,
 }
 
 impl Waiting {
@@ -56,6 +58,16 @@ impl Waiting {
             self.bytes.extend_from_slice(b"*1\r\n$4\r\nEXEC\r\n");
         }
         self.commands = 0;
+    }
+}
+
+impl Waiting {
+    /// The commands of the unit have nothing to do with each other: deletions of keys that were met by chance.
+    #[inline]
+    pub(super) fn separate(&mut self) {
+        if !self.exec {
+            self.commands = 0;
+        }
     }
 }
 
@@ -235,6 +247,19 @@ mod tests {
         effects.push(0, b"d ", 1);
         effects.end_unit();
         assert_eq!(text(&effects), "a *1 $5 MULTI b c *1 $4 EXEC d ");
+    }
+
+    #[test]
+    fn what_has_nothing_to_do_with_each_other_is_no_transaction_but_in_exec() {
+        let mut effects = Waiting::default();
+        effects.push(0, b"a b ", 2);
+        effects.separate();
+        effects.end_unit();
+        effects.exec = true;
+        effects.push(0, b"c d ", 2);
+        effects.separate();
+        effects.end_unit();
+        assert_eq!(text(&effects), "a b *1 $5 MULTI c d *1 $4 EXEC ");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use engine::command::Flags;
 use resp::Args;
 
 use super::{Batch, Session};
+use crate::info;
 use crate::registry::{Entry, Registry};
 
 pub(super) enum Gate {
@@ -17,16 +18,16 @@ pub(super) enum Gate {
 /// May this command run now? Everything is decided from its flags.
 #[inline]
 pub(super) fn gate(batch: &Batch<'_>, session: &Session, entry: &Entry, args: Args<'_>) -> Result<(), Gate> {
-    let (server, settings, flags) = (batch.server, batch.settings, entry.spec.flags);
+    let (server, settings, flags) = (batch.server, batch.settings, flags_of(session, entry));
     let repl = &server.repl;
-    let write = flags.contains(Flags::WRITE) || (entry.spec.name == "exec" && queued_writes(session));
+    let write = flags.contains(Flags::WRITE);
     let quiet = repl.quiet.load(Ordering::Acquire);
     // R10: writes wait while the role is being handed over.
     if write && !quiet && repl.writes_wait(batch.now_ms()) {
         return Err(Gate::Paused);
     }
     if !quiet || server.loading.load(Ordering::Acquire) {
-        gate_slow(batch, entry, write).map_err(Gate::Error)?;
+        gate_slow(batch, flags).map_err(Gate::Error)?;
     }
     if write && settings.min_replicas_to_write > 0 && !repl.is_replica() {
         let good = repl.good_replicas(settings.min_replicas_max_lag as u64 * 1000);
@@ -38,6 +39,9 @@ pub(super) fn gate(batch: &Batch<'_>, session: &Session, entry: &Entry, args: Ar
         return Err(Gate::Error(CommandError::Static(
             "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that may modify the data set are disabled, because this instance is configured to report errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Redis logs for details about the RDB error.",
         )));
+    }
+    if settings.maxmemory.0 > 0 && !repl.is_replica() && needs_memory(session, entry, flags) && !has_memory(batch, args) {
+        return Err(Gate::Error(CommandError::Static("OOM command not allowed when used memory > 'maxmemory'.")));
     }
     if server.pause.until_ms.load(Ordering::Relaxed) != 0 {
         let (writes, all) = server.paused();
@@ -52,18 +56,42 @@ pub(super) fn gate(batch: &Batch<'_>, session: &Session, entry: &Entry, args: Ar
     Ok(())
 }
 
+/// Also what only waits for EXEC needs memory.
+fn needs_memory(session: &Session, entry: &Entry, flags: Flags) -> bool {
+    let ends = ["exec", "discard", "multi", "watch", "quit", "reset"].contains(&entry.spec.name);
+    flags.contains(Flags::DENYOOM) || (session.multi.is_some() && !ends)
+}
+
+fn has_memory(batch: &Batch<'_>, args: Args<'_>) -> bool {
+    let server = batch.server;
+    let bytes = args.iter().map(<[u8]>::len).sum::<usize>() as u64;
+    server.memory.has_room(batch.settings.maxmemory.0, bytes, batch.now_ms(), || info::memory_counted(server))
+}
+
 pub(super) fn is_write(args: Args<'_>) -> bool {
     Registry::get().resolve(args).is_some_and(|e| e.spec.flags.contains(Flags::WRITE))
 }
 
-fn queued_writes(session: &Session) -> bool {
-    session.multi.as_ref().is_some_and(|multi| multi.queue.iter().any(|args| is_write(args.as_args())))
+/// EXEC is what its queue is: what one of it does, it does; it may run where all of it may.
+#[inline]
+fn flags_of(session: &Session, entry: &Entry) -> Flags {
+    match &session.multi {
+        Some(multi) if entry.spec.name == "exec" => {
+            let queued = multi.queue.iter().filter_map(|args| Registry::get().resolve(args.as_args()));
+            queued.fold(entry.spec.flags, |all, one| {
+                let does = Flags::WRITE | Flags::DENYOOM | Flags::MAY_REPLICATE;
+                let may = Flags::STALE | Flags::LOADING | Flags::AWAITING;
+                (all & (one.spec.flags | !may)) | (one.spec.flags & does)
+            })
+        }
+        _ => entry.spec.flags,
+    }
 }
 
 /// Loading, awaiting, replica, no lease: the states in which not everything may run.
 #[cold]
-fn gate_slow(batch: &Batch<'_>, entry: &Entry, write: bool) -> Result<(), CommandError> {
-    let (server, settings, flags) = (batch.server, batch.settings, entry.spec.flags);
+fn gate_slow(batch: &Batch<'_>, flags: Flags) -> Result<(), CommandError> {
+    let (server, settings, write) = (batch.server, batch.settings, flags.contains(Flags::WRITE));
     let repl = &server.repl;
     if server.loading.load(Ordering::Acquire) && !flags.contains(Flags::LOADING) {
         return Err(CommandError::Static("LOADING Redis is loading the dataset in memory"));

@@ -12,7 +12,7 @@ mod transaction;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use engine::command::{Flags, KeyPositions};
+use engine::command::{Flags, KeyPositions, Keys};
 use engine::keyspace::{ExpiredKeys, KeysView, Locked};
 use engine::{CommandError, Ctx, Effects, Rng};
 use replication::{Announced, Ask};
@@ -21,7 +21,7 @@ use smallvec::SmallVec;
 
 use batch::Waiting;
 use gate::{Gate, gate};
-use transaction::{Multi, transaction};
+use transaction::{Multi, Watched, transaction};
 
 pub use batch::Batch;
 
@@ -77,7 +77,7 @@ pub struct Session {
     pub effects: Effects,
     pub rng: Rng,
     multi: Option<Multi>,
-    watched: Vec<(usize, Vec<u8>)>,
+    watched: Vec<Watched>,
     watch_hit: Arc<AtomicBool>,
     /// What a replica said of itself by REPLCONF.
     pub replica: Announced,
@@ -135,7 +135,7 @@ impl Session {
     }
 
     pub fn unwatch(&mut self, server: &Server) {
-        for (db, key) in self.watched.drain(..) {
+        for Watched { db, key, .. } in self.watched.drain(..) {
             server.keyspace.unwatch(db, &key, &self.watch_hit);
         }
         self.watch_hit = Arc::default();
@@ -197,13 +197,7 @@ fn execute_inner(
     if !spec.arity_ok(args.len()) {
         let error = CommandError::Arity(entry.name.clone());
         if spec.name == "exec" {
-            session.multi = None;
-            session.client.queued.store(-1, Ordering::Relaxed);
-            batch.release(session);
-            session.unwatch(server);
-            let text = error.to_string();
-            let text = format!("EXECABORT Transaction discarded because of: {}", text.trim_start_matches("ERR "));
-            return reject(server, session, Some(entry), CommandError::text(text));
+            return reject_exec(batch, session, entry, &error);
         }
         return reject(server, session, Some(entry), error);
     }
@@ -213,6 +207,9 @@ fn execute_inner(
         }
         if let Err(error) = gate(batch, session, entry, args) {
             return match error {
+                Gate::Error(error) if spec.name == "exec" && session.multi.is_some() => {
+                    reject_exec(batch, session, entry, &error)
+                }
                 Gate::Error(error) => reject(server, session, Some(entry), error),
                 Gate::Paused => Next::Paused,
             };
@@ -309,6 +306,18 @@ fn unknown(args: Args<'_>) -> CommandError {
     let cut = |arg: &[u8]| String::from_utf8_lossy(&arg[..arg.len().min(128)]).into_owned();
     let rest: String = args.iter().skip(1).take(20).map(|a| format!("'{}' ", cut(a))).collect();
     CommandError::text(format!("ERR unknown command '{}', with args beginning with: {rest}", cut(args.at(0))))
+}
+
+/// EXEC may not run: the transaction is over.
+#[cold]
+fn reject_exec(batch: &mut Batch<'_>, session: &mut Session, entry: &Entry, error: &CommandError) -> Next {
+    session.multi = None;
+    session.client.queued.store(-1, Ordering::Relaxed);
+    batch.release(session);
+    session.unwatch(batch.server);
+    let text = error.to_string();
+    let text = format!("EXECABORT Transaction discarded because of: {}", text.trim_start_matches("ERR "));
+    reject(batch.server, session, Some(entry), CommandError::text(text))
 }
 
 #[cold]
@@ -431,12 +440,10 @@ fn run_locked(
     let mut keys = ctx.keys;
     let changes = keys.changes();
     if keys.has_lazily_deleted() {
-        let verb: &[u8] = if batch.settings.lazyfree_lazy_expire { b"UNLINK" } else { b"DEL" };
-        keys.drain_lazily_deleted(|db, key| {
-            session.scratch.clear();
-            encode_command(&mut session.scratch, &[verb, key]);
-            session.waiting.push(db, &session.scratch, 1);
-        });
+        push_lazily_deleted(&mut session.waiting, &mut keys);
+        if matches!(entry.spec.keys, Keys::None) {
+            session.waiting.separate();
+        }
     }
     drop(keys);
     if let Err(error) = result {
@@ -459,6 +466,16 @@ fn run_locked(
         session.waiting.push(db, &session.scratch, 1);
     }
     changes
+}
+
+#[cold]
+fn push_lazily_deleted(waiting: &mut Waiting, keys: &mut KeysView<'_>) {
+    let (verb, mut bytes) = (keys.limits().expire_del(), Vec::new());
+    keys.drain_lazily_deleted(|db, key| {
+        bytes.clear();
+        encode_command(&mut bytes, &[verb, key]);
+        waiting.push(db, &bytes, 1);
+    });
 }
 
 #[cold]

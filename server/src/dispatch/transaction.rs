@@ -2,13 +2,17 @@
 
 use std::sync::atomic::Ordering;
 
-use engine::CommandError;
-use engine::command::Flags;
+use engine::{CommandError, KeysView};
+use engine::command::{Flags, Group};
+use engine::keyspace::{ExpiredKeys, Locked};
 use resp::{Args, OwnedArgs};
 use smallvec::SmallVec;
 
 use super::gate::is_write;
-use super::{Batch, NOT_WRITABLE, Next, Origin, Session, finish, reject, run_locked, run_server};
+use super::{
+    Batch, NOT_WRITABLE, Next, Origin, Session, expired_keys, finish, push_lazily_deleted, reject, run_locked,
+    run_server,
+};
 use crate::commands;
 use crate::registry::{Handler, Registry};
 
@@ -17,6 +21,15 @@ use crate::registry::{Handler, Registry};
 pub(super) struct Multi {
     pub queue: Vec<OwnedArgs>,
     pub failed: bool,
+}
+
+/// A key that is WATCHed.
+#[derive(Debug)]
+pub(super) struct Watched {
+    pub db: usize,
+    pub key: Vec<u8>,
+    /// It was there when WATCH saw it, its time had not passed.
+    pub living: bool,
 }
 
 /// MULTI, EXEC, DISCARD, WATCH, UNWATCH; the caller holds no locks.
@@ -44,11 +57,7 @@ pub(super) fn transaction(batch: &mut Batch<'_>, session: &mut Session, name: &s
         "watch" if session.multi.is_some() => Err("ERR WATCH inside MULTI is not allowed"),
         "watch" => {
             for key in args.skip(1).iter() {
-                let entry = (session.db, key.to_vec());
-                if !session.watched.contains(&entry) {
-                    server.keyspace.watch(session.db, key, &session.watch_hit);
-                    session.watched.push(entry);
-                }
+                watch(batch, session, key);
             }
             session.out.ok();
             Ok(())
@@ -77,6 +86,38 @@ pub(super) fn transaction(batch: &mut Batch<'_>, session: &mut Session, name: &s
     Next::Continue
 }
 
+fn view<'a>(batch: &Batch<'a>, locked: &'a mut Locked<'_>, db: usize, expired: ExpiredKeys) -> KeysView<'a> {
+    KeysView::new(&batch.server.keyspace, locked, &batch.settings.limits, db, expired, batch.unix_ms())
+}
+
+/// A key that has expired already is none: its removal later on is no change.
+fn watch(batch: &mut Batch<'_>, session: &mut Session, key: &[u8]) {
+    let db = session.db;
+    if session.watched.iter().any(|watched| watched.db == db && watched.key == key) {
+        return;
+    }
+    let (server, expired) = (batch.server, expired_keys(batch, session.origin));
+    let mut locked = server.keyspace.lock_one(server.keyspace.shard_of(server.keyspace.hash(key)));
+    let mut keys = view(batch, &mut locked, db, expired);
+    let living = keys.peek(key).is_some();
+    push_lazily_deleted(&mut session.waiting, &mut keys);
+    batch.note(0, session);
+    batch.append(session);
+    locked.watch(&server.keyspace, db, key, &session.watch_hit);
+    drop(locked);
+    session.watched.push(Watched { db, key: key.to_vec(), living });
+}
+
+/// Whether the time of a WATCHed key has passed since; their shards are locked.
+fn has_expired(batch: &Batch<'_>, session: &Session, locked: Option<&mut Locked<'_>>) -> bool {
+    let Some(locked) = locked else { return false };
+    let now_ms = batch.unix_ms();
+    session.watched.iter().filter(|watched| watched.living).any(|watched| {
+        let mut keys = view(batch, locked, watched.db, ExpiredKeys::Keep);
+        keys.peek(&watched.key).and_then(|entry| entry.expires_ms()).is_some_and(|at| at <= now_ms)
+    })
+}
+
 /// Runs a queue under the union of its locks; its effects are one transaction in the log.
 fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
     let server = batch.server;
@@ -100,7 +141,7 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
         shards.extend(keys.map(|key| server.keyspace.shard_of(server.keyspace.hash(key))));
     }
     // WATCHed keys belong to the transaction: nothing may change between the check and the run.
-    shards.extend(session.watched.iter().map(|(_, key)| server.keyspace.shard_of(server.keyspace.hash(key))));
+    shards.extend(session.watched.iter().map(|watched| server.keyspace.shard_of(server.keyspace.hash(&watched.key))));
     if shards.is_empty() {
         shards.push(0);
     }
@@ -109,7 +150,7 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
     } else {
         server.keyspace.lock_some(&mut shards)
     });
-    if session.watch_hit.load(Ordering::Acquire) {
+    if session.watch_hit.load(Ordering::Acquire) || has_expired(batch, session, locked.as_mut()) {
         drop(locked);
         session.unwatch(server);
         session.out.null_array();
@@ -122,6 +163,7 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
         return reject(server, session, None, CommandError::Static(NOT_WRITABLE));
     }
     session.out.array(multi.queue.len());
+    session.waiting.exec = true;
     let mut next = Next::Continue;
     let mut changes = 0;
     for args in &multi.queue {
@@ -135,6 +177,11 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
             (Handler::Engine(_), Some(mut held)) => {
                 changes += run_locked(batch, session, entry, args, None, None, &mut held);
                 locked = Some(held);
+            }
+            // Connections and settings need no keys: nothing comes between the commands around them.
+            (Handler::Server(run), held) if entry.spec.group == Group::Connection => {
+                next = run_server(batch, session, entry, run, args);
+                locked = held;
             }
             (Handler::Server(run), held) => {
                 // It may look at the keyspace by itself: what was done so far is logged, the locks are given back.
@@ -159,6 +206,7 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
         }
         finish(batch, session, entry, args);
     }
+    session.waiting.exec = false;
     batch.note(changes, session);
     batch.append(session);
     drop(locked);

@@ -194,6 +194,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             self.input.drain(..start);
             if self.input.is_empty() && self.input.capacity() > KEEP {
                 self.input = Vec::with_capacity(READ);
+                self.spans = Vec::new();
+                self.parser.give_back();
             }
             let want = self.parser.bytes_wanted(self.input.len()).clamp(READ, 1 << 20);
             self.input.reserve(want);

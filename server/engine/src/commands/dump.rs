@@ -55,7 +55,7 @@ fn restore(ctx: &mut Ctx<'_>) -> CommandResult {
         // It has expired already: nothing is created, what it replaces is deleted.
         if existed {
             ctx.keys.remove(key);
-            ctx.effects.replace(&[&b"DEL"[..], key]);
+            ctx.effects.replace(&[ctx.limits.server_del(), key]);
         }
         ctx.out.ok();
         return Ok(());
@@ -66,7 +66,12 @@ fn restore(ctx: &mut Ctx<'_>) -> CommandResult {
     }
     if let Some(at) = expires_ms {
         let at = at.to_string();
-        ctx.effects.replace(&[&b"RESTORE"[..], key, at.as_bytes(), ctx.args.at(3), b"ABSTTL", b"REPLACE"]);
+        let mut argv: Vec<&[u8]> = ctx.args.iter().collect();
+        argv[2] = at.as_bytes();
+        if !absolute {
+            argv.push(b"ABSTTL");
+        }
+        ctx.effects.replace(&argv);
     }
     ctx.out.ok();
     Ok(())

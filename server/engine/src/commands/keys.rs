@@ -208,8 +208,7 @@ fn expire_at(ctx: &mut Ctx<'_>, base: i64, unit: i64, name: &'static str) -> Com
     }
     if at <= ctx.now_ms as i64 && !ctx.keys.is_replica() {
         ctx.keys.remove(key);
-        let verb: &[u8] = if ctx.limits.lazyfree_lazy_expire { b"UNLINK" } else { b"DEL" };
-        ctx.effects.replace(&[verb, key]);
+        ctx.effects.replace(&[ctx.limits.expire_del(), key]);
     } else {
         ctx.keys.set_expires_ms(key, Some(at.max(0) as u64));
         ctx.effects.replace(&[&b"PEXPIREAT"[..], key, itoa::Buffer::new().format(at).as_bytes()]);

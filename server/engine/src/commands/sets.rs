@@ -141,7 +141,7 @@ fn pop_some(ctx: &mut Ctx<'_>, count: usize) -> CommandResult {
         ctx.out.set(set.len());
         set.for_each(|member| ctx.out.bulk(member));
         ctx.keys.remove(key);
-        ctx.effects.replace(&[&b"DEL"[..], key]);
+        ctx.effects.replace(&[ctx.limits.server_del(), key]);
         return Ok(());
     }
     let mut members = OwnedArgs::default();

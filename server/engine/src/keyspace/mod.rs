@@ -21,6 +21,7 @@ pub use snapshot::{EncodeFn, SnapshotWalk, WalkStep};
 pub use table::{Cursor, Place, Table};
 pub use view::{Absent, ExpiredKeys, Expiry, KeysView};
 
+use crate::Rng;
 use entry::Slot;
 
 /// Bits of the hash that choose the shard; see `table`'s head.
@@ -208,6 +209,33 @@ impl Keyspace {
         })
     }
 
+    /// What the keys with an expiry have left on average, ms, of a sample that begins at a random place; 0 without such keys.
+    pub fn average_ttl_ms(&self, db: usize, now_ms: u64, rng: &mut Rng) -> u64 {
+        const KEYS: u64 = 64;
+        const POSITIONS: usize = 4096;
+        let (mut sum, mut seen, mut visited) = (0, 0, 0);
+        let first = rng.below(self.shards.len());
+        let mut position = Cursor::from_bits(rng.next_u64());
+        // Once around: the first shard from that place on, the others, and the first one's beginning.
+        for i in 0..=self.shards.len() {
+            let table = &mut self.shards[(first + i) % self.shards.len()].lock().dbs[db];
+            while seen < KEYS && visited < POSITIONS {
+                visited += 1;
+                let next = table.visit(position, true, |_, entry| {
+                    if let Some(at) = entry.as_ref().expires_ms() {
+                        sum += at.saturating_sub(now_ms);
+                        seen += 1;
+                    }
+                });
+                position = next.unwrap_or_default();
+                if next.is_none() {
+                    break;
+                }
+            }
+        }
+        sum.checked_div(seen).unwrap_or(0)
+    }
+
     /// Keys in all databases.
     pub fn len(&self) -> usize {
         self.shards.iter().map(|s| s.lock().dbs.iter().map(Table::len).sum::<usize>()).sum()
@@ -245,12 +273,7 @@ impl Keyspace {
         true
     }
 
-    /// Asks to be told when a key changes, is removed or expires.
-    pub fn watch(&self, db: usize, key: &[u8], flag: &Arc<AtomicBool>) {
-        let mut shard = self.shards[self.shard_of(self.hash(key))].lock();
-        shard.watched.entry((db as u16, key.into())).or_default().push(Arc::clone(flag));
-    }
-
+    /// No longer asks what [`Locked::watch`] asked.
     pub fn unwatch(&self, db: usize, key: &[u8], flag: &Arc<AtomicBool>) {
         let mut shard = self.shards[self.shard_of(self.hash(key))].lock();
         if let hashbrown::hash_map::Entry::Occupied(mut watchers) = shard.watched.entry((db as u16, key.into())) {
@@ -312,6 +335,12 @@ impl Locked<'_> {
             Guards::One(shard, _) => Some(*shard),
             Guards::Many(_) => None,
         }
+    }
+
+    /// Asks to be told when a key changes, is removed or expires; its shard is among the locked.
+    pub fn watch(&mut self, keyspace: &Keyspace, db: usize, key: &[u8], flag: &Arc<AtomicBool>) {
+        let shard = self.shard_mut(keyspace.shard_of(keyspace.hash(key)));
+        shard.watched.entry((db as u16, key.into())).or_default().push(Arc::clone(flag));
     }
 }
 

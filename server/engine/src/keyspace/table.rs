@@ -15,6 +15,7 @@
 //! split but never miss one.
 
 use super::entry::{EntryMut, EntryRef, Slot, ValueRef, prefetch};
+use crate::Rng;
 use crate::types::Object;
 
 const BUCKETS: usize = 64;
@@ -113,6 +114,8 @@ pub struct Table {
     depth: u32,
     len: usize,
     expiring: usize,
+    /// Some overflow list has been longer than [`OVERFLOW_MAX`].
+    crowded: bool,
 }
 
 impl std::fmt::Debug for Table {
@@ -279,6 +282,7 @@ impl Table {
             if segment.overflow.len() < OVERFLOW_MAX || segment.depth >= DEPTH_MAX {
                 segment.overflow.push(slot);
                 let i = segment.overflow.len() - 1;
+                self.crowded |= i >= OVERFLOW_MAX;
                 break Place { segment: number as u32, bucket: BUCKETS as u16, slot: i as u16 };
             }
             self.split(number, &rehash);
@@ -321,7 +325,10 @@ impl Table {
             segment.expiring += u32::from(slot.get().expires_ms().is_some());
             match free_slot(segment, home(slot.tag())) {
                 Some((bucket, i)) => segment.buckets.0[bucket][i] = Some(slot),
-                None => segment.overflow.push(slot),
+                None => {
+                    segment.overflow.push(slot);
+                    self.crowded |= segment.overflow.len() > OVERFLOW_MAX;
+                }
             }
         }
         // The upper half of the directory range of the old segment now points to the sibling.
@@ -372,6 +379,35 @@ impl Table {
             near.chain(&segment.overflow).filter(|s| home(s.tag()) == bucket).for_each(|s| f(s.get()));
         }
         segment.next_position(cursor)
+    }
+
+    /// An entry, each with the same chance.
+    pub fn random(&self, rng: &mut Rng) -> Option<EntryRef<'_>> {
+        /// Enough for a table that is a tenth full.
+        const DRAWS: usize = 32;
+        const PLACES: usize = BUCKETS * SLOTS + OVERFLOW_MAX;
+        if self.is_empty() {
+            return None;
+        }
+        for _ in 0..if self.crowded { 0 } else { DRAWS } {
+            let segment = &self.segments[rng.below(self.segments.len())];
+            let place = rng.below(PLACES);
+            let slot = match place.checked_sub(BUCKETS * SLOTS) {
+                None => segment.buckets.0[place / SLOTS][place % SLOTS].as_ref(),
+                Some(i) => segment.overflow.get(i),
+            };
+            if let Some(slot) = slot {
+                return Some(slot.get());
+            }
+        }
+        // Few places are taken: the entry of a random number is looked for.
+        let mut number = rng.below(self.len);
+        let segment = self.segments.iter().find(|segment| {
+            let here = number < segment.len as usize;
+            number -= if here { 0 } else { segment.len as usize };
+            here
+        })?;
+        segment.buckets.0.iter().flatten().flatten().chain(&segment.overflow).nth(number).map(Slot::get)
     }
 
     /// Every entry, in no order that callers may rely on.
@@ -486,6 +522,35 @@ mod tests {
         let steady = &mut Table::default();
         put(steady, b"k", b"v");
         assert_eq!(steady.visit(Cursor::default(), true, |_, _| panic!("it does not expire")), None);
+    }
+
+    #[test]
+    fn every_entry_is_drawn_with_the_same_chance_in_a_full_a_sparse_and_a_crowded_table() {
+        let full = |n: u32| {
+            let mut table = Table::default();
+            (0..n).for_each(|i| put(&mut table, &i.to_be_bytes(), b""));
+            table
+        };
+        let mut sparse = full(3_000);
+        for i in 20..3_000u32 {
+            let place = sparse.find(hash(&i.to_be_bytes()), &i.to_be_bytes()).unwrap();
+            drop(sparse.remove(place));
+        }
+        let mut crowded = full(30);
+        for i in 30..100u32 {
+            crowded.insert(42, Slot::new_str(tag(42), &i.to_be_bytes(), b"", None), |_| 42);
+        }
+        for table in [full(20), full(100), full(700), sparse, crowded] {
+            let (draws, mut drawn, mut rng) = (400 * table.len(), BTreeMap::<Vec<u8>, i64>::new(), Rng::new(3));
+            for _ in 0..draws {
+                *drawn.entry(table.random(&mut rng).unwrap().key().to_vec()).or_default() += 1;
+            }
+            assert_eq!(drawn.len(), table.len());
+            // 400 of each are expected; the square of a deviation is 400 on average, twice that never for so many.
+            let squares: i64 = drawn.values().map(|n| (n - 400).pow(2)).sum();
+            assert!(squares / (table.len() as i64) < 1_000, "{} entries: {squares}", table.len());
+        }
+        assert!(Table::default().random(&mut Rng::new(3)).is_none());
     }
 
     #[test]

@@ -151,7 +151,7 @@ impl<'a> KeysView<'a> {
 
     /// Propagates lazily deleted keys of this database through `effects`.
     pub fn record_lazily_deleted(&mut self, effects: &mut Effects) {
-        let verb: &[u8] = if self.limits.lazyfree_lazy_expire { b"UNLINK" } else { b"DEL" };
+        let verb = self.limits.expire_del();
         self.lazily_deleted.drain(..).for_each(|(_, key)| effects.push(&[verb, &key]));
     }
 
@@ -615,12 +615,13 @@ impl<'a> KeysView<'a> {
 
     /// A living key chosen at random, copied; expired ones are passed over.
     pub fn random_key(&mut self, rng: &mut crate::Rng) -> Option<Box<[u8]>> {
+        const DRAWS: usize = 16;
         let db = self.db;
         let total = self.len();
         if total == 0 {
             return None;
         }
-        // A shard by its share of the keys, then a random position in it and the next ones, wrapping once.
+        // A shard by its share of the keys, then a random key in it; where most have expired, the next ones in their order.
         let mut pick = rng.below(total);
         let shards = self.keyspace.shard_count();
         let mut shard = (0..shards).find(|&s| {
@@ -632,8 +633,17 @@ impl<'a> KeysView<'a> {
             false
         })?;
         let now_ms = self.now_ms;
-        let mut position = Cursor::from_bits(rng.next_u64());
         let mut expired: Vec<Box<[u8]>> = Vec::new();
+        for _ in 0..DRAWS {
+            let Some(entry) = self.locked.shard(shard).dbs[db].random(rng) else { break };
+            let key = entry.key().into();
+            if entry.expires_ms().is_none_or(|at| at > now_ms) {
+                self.delete_expired(&expired);
+                return Some(key);
+            }
+            expired.push(key);
+        }
+        let mut position = Cursor::from_bits(rng.next_u64());
         for _ in 0..=shards {
             let mut wraps = 0;
             while wraps < 2 {
@@ -672,9 +682,11 @@ impl<'a> KeysView<'a> {
             shard.snapshot.abort();
             let table = std::mem::take(&mut shard.dbs[db]);
             gone += table.len();
-            shard.watched.iter().filter(|((d, key), _)| *d == db as u16 && is_in(&table, self.keyspace, key)).for_each(
-                |(_, flags)| flags.iter().for_each(|flag| flag.store(true, std::sync::atomic::Ordering::Release)),
-            );
+            for ((watched_db, key), flags) in &shard.watched {
+                if *watched_db == db as u16 && is_living(&table, self.keyspace, key, self.now_ms) {
+                    flags.iter().for_each(|flag| flag.store(true, std::sync::atomic::Ordering::Release));
+                }
+            }
         }
         self.changes += gone as u64;
         gone
@@ -692,8 +704,8 @@ impl<'a> KeysView<'a> {
                 } else {
                     continue;
                 };
-                let was = is_in(&shard.dbs[usize::from(*db)], self.keyspace, key);
-                if was || is_in(&shard.dbs[other], self.keyspace, key) {
+                let is_in = |db: usize| is_living(&shard.dbs[db], self.keyspace, key, self.now_ms);
+                if is_in(usize::from(*db)) || is_in(other) {
                     flags.iter().for_each(|flag| flag.store(true, std::sync::atomic::Ordering::Release));
                 }
             }
@@ -718,6 +730,7 @@ impl<'a> KeysView<'a> {
     }
 }
 
-fn is_in(table: &table::Table, keyspace: &Keyspace, key: &[u8]) -> bool {
-    table.find(keyspace.hash(key), key).is_some()
+fn is_living(table: &table::Table, keyspace: &Keyspace, key: &[u8], now_ms: u64) -> bool {
+    let found = table.find(keyspace.hash(key), key);
+    found.is_some_and(|place| table.at(place).expires_ms().is_none_or(|at| at > now_ms))
 }

@@ -127,25 +127,9 @@ impl Members {
         position.map_or(0, Cursor::bits)
     }
 
+    /// A member, each with the same chance.
     pub fn random(&self, rng: &mut Rng) -> Option<(&[u8], &[u8])> {
-        if self.is_empty() {
-            return None;
-        }
-        let mut position = Cursor::from_bits(rng.next_u64());
-        loop {
-            // One of those at this position, each with the same chance; the next position if there is none.
-            let (mut chosen, mut seen) = (None, 0);
-            let next = self.table.peek_at(position, |entry| {
-                seen += 1;
-                if rng.below(seen) == 0 {
-                    chosen = Some(entry);
-                }
-            });
-            match chosen {
-                Some(entry) => return Some(parts(entry)),
-                None => position = next.unwrap_or_default(),
-            }
-        }
+        self.table.random(rng).map(parts)
     }
 
     /// Calls `f` for `n` different members chosen at random, at most all.
