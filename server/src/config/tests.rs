@@ -99,7 +99,11 @@ fn values_are_refused_in_redis_s_words() {
     check("dbfilename", "a/b", "dbfilename can't be a path, just a filename");
     check("dir", "/nosuch", "No such file or directory");
     check("appendonly", "yes", "'yes' is not supported by this server yet: leave it out or set it to 'no'");
-    check("maxmemory-policy", "allkeys-lru", "'allkeys-lru' is not supported by this server yet: leave it out or set it to 'noeviction'");
+    check(
+        "maxmemory-policy",
+        "allkeys-lru",
+        "'allkeys-lru' is not supported by this server yet: leave it out or set it to 'noeviction'",
+    );
     let (slaveof, two) = (Settings::parameter("SLAVEOF").expect("an alias"), ["h", "1"]);
     assert_eq!((slaveof.set)(&mut s, &two, Seen::First), Ok(()));
     assert_eq!(s.replicaof.0, Some(("h".into(), 1)));

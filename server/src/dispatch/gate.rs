@@ -40,7 +40,8 @@ pub(super) fn gate(batch: &Batch<'_>, session: &Session, entry: &Entry, args: Ar
             "MISCONF Redis is configured to save RDB snapshots, but it's currently unable to persist to disk. Commands that may modify the data set are disabled, because this instance is configured to report errors during writes if RDB snapshotting fails (stop-writes-on-bgsave-error option). Please check the Redis logs for details about the RDB error.",
         )));
     }
-    if settings.maxmemory.0 > 0 && !repl.is_replica() && needs_memory(session, entry, flags) && !has_memory(batch, args) {
+    if settings.maxmemory.0 > 0 && !repl.is_replica() && needs_memory(session, entry, flags) && !has_memory(batch, args)
+    {
         return Err(Gate::Error(CommandError::Static("OOM command not allowed when used memory > 'maxmemory'.")));
     }
     if server.pause.until_ms.load(Ordering::Relaxed) != 0 {

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use engine::{CommandError, KeysView};
 use engine::command::{Flags, Group};
 use engine::keyspace::{ExpiredKeys, Locked};
+use engine::{CommandError, KeysView};
 use resp::{Args, OwnedArgs};
 use smallvec::SmallVec;
 
