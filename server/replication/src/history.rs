@@ -53,6 +53,8 @@ pub struct History {
     pub second_offset: Option<u64>,
     /// Epoch of the last mark that the data really holds; 0: none.
     pub epoch: u64,
+    /// Nobody has written under the id, nor was it received: no other can know it.
+    pub fresh: bool,
 }
 
 /// The answer to PSYNC.
@@ -67,7 +69,12 @@ pub enum Psync {
 
 impl History {
     pub fn new(id: ReplId) -> Self {
-        Self { id, second: ReplId::ZERO, second_offset: None, epoch: 0 }
+        Self { id, second: ReplId::ZERO, second_offset: None, epoch: 0, fresh: false }
+    }
+
+    /// Of an instance that has just started and is no master.
+    pub fn fresh(id: ReplId) -> Self {
+        Self { fresh: true, ..Self::new(id) }
     }
 
     /// Decides on `PSYNC id next`, where `next` is the first byte that the replica lacks, counted from 1 as on the wire.
@@ -96,6 +103,7 @@ impl History {
     pub fn shift(&mut self, id: ReplId, end: u64) {
         (self.second, self.second_offset) = (self.id, Some(end));
         self.id = id;
+        self.fresh = false;
     }
 
     /// `+CONTINUE <id>`: the master goes on with this history under another id (it was promoted). `end` is where this
@@ -123,10 +131,11 @@ impl History {
     }
 
     /// The arguments of the PSYNC by which this instance asks a master to go on from `end`. As long as nothing was added
-    /// to a history that was just begun, this is still the place in the one before, which more masters know.
-    pub fn request(&self, end: u64) -> (ReplId, u64) {
+    /// to a history that was just begun, this is still the place in the one before, which more masters know. `None`: there
+    /// is nothing that any master could know, so everything is asked for.
+    pub fn request(&self, end: u64) -> Option<(ReplId, u64)> {
         let untouched = self.second != ReplId::ZERO && self.second_offset == Some(end);
-        (if untouched { self.second } else { self.id }, end + 1)
+        (!self.fresh).then_some((if untouched { self.second } else { self.id }, end + 1))
     }
 }
 
@@ -178,7 +187,15 @@ mod tests {
         assert_eq!((history.second_offset, history.second_repl_offset()), (None, -1));
         history.renamed(id(2), 10);
         assert_eq!((history.id, history.second, history.second_repl_offset()), (id(2), id(1), 11));
-        assert_eq!((history.request(10), history.request(11)), ((id(1), 11), (id(2), 12)));
+        assert_eq!((history.request(10), history.request(11)), (Some((id(1), 11)), Some((id(2), 12))));
+        let mut history = History::fresh(id(1));
+        assert_eq!(history.request(0), None, "nobody knows this id");
+        history.replaced(id(2), 0);
+        assert_eq!(
+            history.request(0),
+            Some((id(2), 1)),
+            "its master does, also of a history in which nothing has happened"
+        );
         history.marked(4);
         history.marked(3);
         assert_eq!(history.epoch, 4, "an older mark that is read again takes nothing back");
@@ -241,7 +258,8 @@ mod tests {
     }
 
     fn sync(nodes: &mut [Node], replica: usize, master: usize, up_to: usize) -> Result<(), TestCaseError> {
-        let (asked, next) = nodes[replica].history.request(nodes[replica].log.end());
+        let request = nodes[replica].history.request(nodes[replica].log.end());
+        let (asked, next) = request.expect("these histories are not fresh");
         let (history, data) = (nodes[master].history, nodes[master].data.clone());
         let source = &nodes[master].log;
         let answer = history.psync(asked.as_str().as_bytes(), next as i64, source.end(), |o| source.contains(o));

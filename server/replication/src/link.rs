@@ -284,17 +284,14 @@ impl Link {
         }
     }
 
-    /// Asks for what comes after `end`, the end of the own log. `has_data`: there is something that a partial resync
-    /// could continue.
-    pub fn psync(&mut self, history: &History, end: u64, has_data: bool) -> Vec<u8> {
+    /// Asks for what comes after `end`, the end of the own log.
+    pub fn psync(&mut self, history: &History, end: u64) -> Vec<u8> {
         self.state = State::Psync;
-        let (id, next) = history.request(end);
-        let next = next.to_string();
-        match (end > 0 || has_data, self.identity.failover) {
+        match history.request(end) {
             // The one that is to take over knows our present history.
-            (_, true) => command(&["PSYNC", history.id.as_str(), &next, "FAILOVER"]),
-            (true, false) => command(&["PSYNC", id.as_str(), &next]),
-            (false, false) => command(&["PSYNC", "?", "-1"]),
+            _ if self.identity.failover => command(&["PSYNC", history.id.as_str(), &(end + 1).to_string(), "FAILOVER"]),
+            Some((id, next)) => command(&["PSYNC", id.as_str(), &next.to_string()]),
+            None => command(&["PSYNC", "?", "-1"]),
         }
     }
 

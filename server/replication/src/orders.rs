@@ -5,7 +5,8 @@
 //!
 //! 1. `obey`; a [`Refusal`] is the reply;
 //! 2. store [`Obeyed::persist`], if any; if that fails the order is not obeyed, and the old role stays;
-//! 3. put [`Obeyed::role`] in the place of the old one;
+//! 3. put [`Obeyed::role`] in the place of the old one. What it forbids is in force from then on; what it allows that the
+//!    old one did not, after the effects;
 //! 4. carry out the effects, one after the other;
 //! 5. reply.
 
@@ -90,6 +91,8 @@ pub enum Effect {
     BeginReign { epoch: u64 },
     /// R8: attach to this master by PSYNC.
     Follow { host: String, port: u16, epoch: u64 },
+    /// The link is tried again at once.
+    RetryLink,
     /// Clients of a master that was one are to look for the new one.
     CloseClients,
 }
@@ -123,6 +126,9 @@ impl Role {
             Order::Status => (vec![], Answer::Status),
             Order::Promise { epoch } => {
                 role.promise(*epoch)?;
+                if self.reign().is_some() {
+                    role.wait_for_election(now_ms);
+                }
                 (self.left_behind_by_promise(), Answer::Status)
             }
             Order::Promote { epoch, incarnation, k, members } => {
@@ -145,7 +151,7 @@ impl Role {
             }
             Order::AcceptMaster => {
                 role.accept_once = true;
-                (vec![], Answer::Ok)
+                (vec![Effect::RetryLink], Answer::Ok)
             }
         };
         let persist = (role.durable != self.durable).then(|| role.durable.clone());
@@ -253,6 +259,30 @@ mod tests {
     }
 
     #[test]
+    fn writes_wait_for_the_end_of_an_election_that_may_make_it_master_again() {
+        let mut role = fresh();
+        obey(&mut role, "PROMISE 1");
+        assert_eq!(role.writes_wait_until(), 0, "it was no master");
+        let two = format!("{PROMOTE} 0000000000000002");
+        obey(&mut role, &two);
+        obey(&mut role, "PROMISE 2");
+        assert_eq!(role.writes_wait_until(), 100 + 1500);
+        obey(&mut role, "PROMISE 2");
+        let again = role.obey(&Order::Promise { epoch: 3 }, None, 900).expect("a later one").role;
+        assert_eq!(again.writes_wait_until(), 1600, "an election that goes on and on does not hold writes for ever");
+        let mut elected = role.clone();
+        obey(&mut elected, &two.replace("PROMOTE 1", "PROMOTE 2"));
+        assert_eq!(elected.writes_wait_until(), 1600, "it has no lease yet");
+        obey(&mut elected, "LEASE 2 00000000000000ff 2000 50");
+        assert_eq!((elected.writes_wait_until(), elected.may_write(100)), (0, true));
+        let mut alone = role.clone();
+        obey(&mut alone, &PROMOTE.replace("PROMOTE 1", "PROMOTE 2"));
+        assert_eq!((alone.writes_wait_until(), alone.may_write(100)), (0, true), "it needs none");
+        obey(&mut role, "FOLLOW h 1 2");
+        assert_eq!(role.writes_wait_until(), 0);
+    }
+
+    #[test]
     fn r7_a_promotion_begins_a_reign_with_its_mark() {
         let mut role = fresh();
         obey(&mut role, "PROMISE 1");
@@ -288,12 +318,13 @@ mod tests {
         let obeyed = obey(&mut role, "HANDOVER 1 500");
         assert_eq!((obeyed.effects, obeyed.answer), (vec![Effect::SettleWrites], Answer::Offset));
         assert!(!role.may_write(599) && role.may_write(600));
+        assert_eq!(role.writes_wait_until(), 600);
     }
 
     #[test]
     fn r8_acceptmaster_is_remembered_once() {
         let mut role = fresh();
-        obey(&mut role, "ACCEPTMASTER");
+        assert_eq!(obey(&mut role, "ACCEPTMASTER").effects, [Effect::RetryLink]);
         assert!(role.accept_once);
     }
 }

@@ -23,6 +23,10 @@ pub use crate::durable::Durable;
 /// Requests for leases that are remembered. At four in a lease, this is four leases back: older ones have run out.
 const ASKED_MAX: usize = 16;
 
+/// How long the writes of a master wait for the end of an election. One that takes longer is waiting for something else,
+/// and then a client is better off with an error.
+const ELECTION_PAUSE_MS: u64 = 1500;
+
 /// FAILOVER's D: after so long on this clock, a lease has run out on every other. Clocks may differ in pace by 2 %.
 fn outlasting(lease_ms: u64) -> u64 {
     lease_ms + lease_ms / 50
@@ -80,6 +84,8 @@ pub struct Role {
     /// Longest time for which a lease granted by this instance may still run.
     grant_until: u64,
     paused_until: u64,
+    /// Up to when the writes of a master that has promised wait for the election.
+    election_until: u64,
     /// What the present master had when this replica attached; holding it is having caught up.
     catch_up_offset: Option<u64>,
 }
@@ -102,6 +108,7 @@ impl Role {
             lease_ms,
             grant_until: now_ms + outlasting(lease_ms),
             paused_until: 0,
+            election_until: 0,
             catch_up_offset: None,
         }
     }
@@ -210,6 +217,10 @@ impl Role {
         self.complete = true;
         self.caught_up = true;
         self.paused_until = 0;
+        if self.lease_until() == u64::MAX {
+            // None comes to end the wait.
+            self.election_until = 0;
+        }
         Ok(())
     }
 
@@ -225,7 +236,7 @@ impl Role {
             self.state = state;
             self.caught_up = false;
             self.catch_up_offset = None;
-            self.paused_until = 0;
+            (self.paused_until, self.election_until) = (0, 0);
         }
         Ok(changed)
     }
@@ -251,7 +262,9 @@ impl Role {
         // A request from the future was never sent, and no lease is longer than those who elect wait for.
         let until = token_ms.min(now_ms).saturating_add(duration_ms.min(lease_ms));
         reign.operator_until = reign.operator_until.max(until);
-        Ok(reign.operator_until.saturating_sub(now_ms))
+        let left = reign.operator_until.saturating_sub(now_ms);
+        self.election_until = 0;
+        Ok(left)
     }
 
     /// R3: this master has appended something that its replicas will acknowledge at once. `end`: of the log, behind it.
@@ -349,9 +362,15 @@ impl Role {
         now_ms < self.paused_until
     }
 
-    /// R10: where the pause ends; 0: there is none.
-    pub fn paused_until(&self) -> u64 {
-        self.paused_until
+    /// A master that takes part in an election may be elected again (R11): until then its writes wait rather than fail. If
+    /// it is told to follow, its clients are disconnected.
+    pub fn wait_for_election(&mut self, now_ms: u64) {
+        self.election_until = now_ms.saturating_add(ELECTION_PAUSE_MS);
+    }
+
+    /// Up to when writes wait, for a handover or an election; 0: they do not.
+    pub fn writes_wait_until(&self) -> u64 {
+        self.paused_until.max(self.election_until)
     }
 
     /// End of the lease by which this instance may take writes (R3); 0: it may not; `u64::MAX`: without end.

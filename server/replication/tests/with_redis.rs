@@ -109,7 +109,7 @@ impl Follower {
     fn new() -> Self {
         Self {
             link: Link::new(0),
-            history: History::new(id(1)),
+            history: History::fresh(id(1)),
             log: Log::new(0, 1 << 20, 1 << 20),
             rdb: Vec::new(),
             commands: Vec::new(),
@@ -161,7 +161,7 @@ impl Follower {
                 Event::Send(bytes) => stream.write_all(&bytes).unwrap(),
                 Event::WantPsync => {
                     let end = self.log.end();
-                    stream.write_all(&self.link.psync(&self.history, end, !self.rdb.is_empty())).unwrap();
+                    stream.write_all(&self.link.psync(&self.history, end)).unwrap();
                 }
                 Event::Continue { id } => {
                     self.partial += 1;

@@ -2,14 +2,15 @@
 
 use engine::CommandError;
 use engine::command::{Acl, Flags};
-use engine::parse::{eq_ignore_case, integer};
+use engine::parse::integer;
 use replication::Ask;
 use replication::failover::{Request, accept};
 use replication::feed::Replconf;
+use replication::replicaof::{Replicaof, Target};
 
 use super::{ServerCtx, family};
 use crate::dispatch::Next;
-use crate::repl::{Phase, Target, begin_failover, managed_command, may_serve};
+use crate::repl::{Phase, begin_failover, managed_command, may_serve};
 
 const ADMIN: Flags = Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::STALE);
 const LINK: Flags = ADMIN.union(Flags::LOADING).union(Flags::AWAITING);
@@ -34,25 +35,15 @@ fn replicaof(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     if server.repl.failover.lock().is_active() {
         return Err(CommandError::Static("ERR REPLICAOF not allowed while failing over."));
     }
-    let (host, port) = (String::from_utf8_lossy(ctx.args.at(1)).into_owned(), ctx.args.at(2));
-    if eq_ignore_case(host.as_bytes(), "NO") && eq_ignore_case(port, "ONE") {
-        server.repl.unfollow();
-        ctx.session.out.ok();
-        return Ok(Next::Continue);
-    }
-    // Port 0 is taken, as Redis does: nobody is there.
-    let port = integer(port).ok().and_then(|p| u16::try_from(p).ok());
-    let port = port.ok_or(CommandError::Static("ERR Invalid master port"))?;
-    if i64::from(port) == ctx.settings.port && ["127.0.0.1", "localhost", "::1"].contains(&host.as_str()) {
+    let order = Replicaof::parse(ctx.args.skip(1)).map_err(|error| CommandError::text(error.to_string()))?;
+    if let Replicaof::Follow(Target { host, port }) = &order
+        && i64::from(*port) == ctx.settings.port
+        && ["127.0.0.1", "localhost", "::1"].contains(&host.as_str())
+    {
         return Err(CommandError::Static("ERR this instance cannot be a replica of itself"));
     }
-    let target = Target { host, port, epoch: None };
-    if server.repl.target().0.as_ref() == Some(&target) {
-        ctx.session.out.simple("OK Already connected to specified master");
-        return Ok(Next::Continue);
-    }
-    server.repl.follow(target);
-    ctx.session.out.ok();
+    let reply = server.repl.replicaof(order);
+    ctx.session.out.simple(reply);
     Ok(Next::Continue)
 }
 
@@ -124,7 +115,7 @@ fn psync(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         }
         accept(id.as_str().as_bytes(), asked, repl.is_replica()).map_err(CommandError::Static)?;
         tracing::info!("Failover request received for replid {id}.");
-        repl.unfollow();
+        repl.replicaof(Replicaof::NoOne);
     }
     may_serve(ctx.server, &ctx.session.replica).map_err(|why| CommandError::text(why.to_string()))?;
     Ok(Next::Psync(ask))

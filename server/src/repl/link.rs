@@ -15,7 +15,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use engine::rdb::RdbError;
-use replication::{Event, FenceView, History, Identity, Link as Machine, LinkError, ReplId, Role, Sync};
+use replication::fence::{self, Offered, Own, Verdict};
+use replication::{Event, FenceView, History, Identity, Link as Machine, LinkError, Record, ReplId, Role, Sync};
 use resp::{Args, OwnedArgs, Request, RequestLimits, RequestParser};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -220,10 +221,9 @@ impl Link<'_> {
                     }
                 }
                 Event::WantPsync => {
-                    let has_data = !self.server.keyspace.is_empty();
                     let bytes = {
                         let log = self.server.repl.log.lock();
-                        self.machine.psync(&log.history, log.log.end(), has_data)
+                        self.machine.psync(&log.history, log.log.end())
                     };
                     self.write(&bytes).await?;
                     asked = true;
@@ -262,13 +262,13 @@ impl Link<'_> {
         // A managed instance answers with its disk for what it holds: it receives a file.
         let aside = load == DisklessLoad::SwapDb || load == DisklessLoad::OnEmptyDb && empty;
         let db = if !self.server.repl.managed && aside {
-            self.load_aside(id, sync.offset).await?
+            self.load_aside(id, sync).await?
         } else {
             let dir = PathBuf::from(&self.server.settings().dir);
             let temp = TempFile(dir.join(format!("temp-{}.{}.rdb", clock::unix_ms() / 1000, std::process::id())));
             self.receive_file(&temp.0).await?;
             self.check_changed()?;
-            self.install(&temp, id, sync.offset)?
+            self.install(&temp, id, sync)?
         };
         // The first acknowledgement is given where all are: see `apply_with`.
         self.machine.on_loaded(sync.offset, clock::monotonic_ms());
@@ -276,10 +276,10 @@ impl Link<'_> {
     }
 
     /// Judges what was received and makes it the data set.
-    fn install(&mut self, temp: &TempFile, id: ReplId, offset: u64) -> Result<usize, LinkError> {
+    fn install(&mut self, temp: &TempFile, id: ReplId, sync: Sync) -> Result<usize, LinkError> {
         let server = self.server;
         let info = &server.repl.link;
-        let own = FenceView { keys: server.keyspace.len() as u64, epoch: server.repl.log.lock().history.epoch };
+        let has_keys = !server.keyspace.is_empty();
         let mut last = clock::monotonic_ms();
         let stream = self.stream.as_ref();
         // The master hears from us while we are busy.
@@ -290,10 +290,10 @@ impl Link<'_> {
                 let _ = stream.map(|s| s.try_write(b"\n"));
             }
         };
-        if own.keys > 0 {
+        if has_keys {
             // The data here is given up only for a file that is whole, and that passes the fence.
             let offered = persistence::read_file(server, &temp.0, false, &mut alive).map_err(rdb)?;
-            self.judge(own, &offered)?;
+            self.judge(sync, &offered)?;
         }
         {
             // A promise answers with what is here, and waits for this lock: the data stays from then on (R2). One that comes
@@ -303,6 +303,7 @@ impl Link<'_> {
             server.loading.store(true, Ordering::Release);
         }
         *info.refused.lock() = "";
+        server.repl.role.lock().accept_once = false;
         // From here on the file on the disk is the new data set, whatever happens to this process.
         let saved =
             if server.repl.managed { divergent::save(server, id, self.machine.master_second()) } else { Ok(()) };
@@ -315,8 +316,8 @@ impl Link<'_> {
         let loaded = persistence::read_file(server, &path, true, &mut alive);
         let result = loaded.map(|loaded| {
             let mut log = server.repl.log.lock();
-            log.log.reset(offset);
-            log.history = History { epoch: loaded.epoch, ..History::new(id) };
+            log.log.reset(sync.offset);
+            log.history.replaced(id, loaded.epoch);
             log.db = None;
             tracing::info!("MASTER <-> REPLICA sync: Finished with success, {} keys", loaded.keys);
             loaded.stream_db.unwrap_or(0)
@@ -327,7 +328,7 @@ impl Link<'_> {
             // Nothing is held any more: the next PSYNC asks for everything.
             let mut log = server.repl.log.lock();
             log.log.reset(0);
-            log.history = History::new(ReplId::from_random(crate::state::random()));
+            log.history = History::fresh(ReplId::from_random(crate::state::random()));
         }
         server.loading.store(false, Ordering::Release);
         info.syncing.store(false, Ordering::Release);
@@ -335,17 +336,30 @@ impl Link<'_> {
         result.map_err(rdb)
     }
 
-    /// The history fence: may this be given up for what the master offers?
-    pub(super) fn judge(&self, own: FenceView, offered: &Loaded) -> Result<(), LinkError> {
-        let info = &self.server.repl.link;
-        let verdict = if own.keys > 0 { own.judge(offered.fence()) } else { Ok(()) };
-        if let Err(reason) = verdict
-            && !info.accept_once.swap(false, Ordering::AcqRel)
-        {
-            *info.refused.lock() = reason;
-            return Err(LinkError::Fenced(reason));
+    /// The history fence: may what is here be given up for what the master offers?
+    pub(super) fn judge(&self, sync: Sync, offered: &Loaded) -> Result<(), LinkError> {
+        let repl = &self.server.repl;
+        let keys = self.server.keyspace.len() as u64;
+        let mut role = repl.role.lock();
+        let verdict = {
+            let log = repl.log.lock();
+            let own = Own {
+                data: FenceView { keys, epoch: log.history.epoch },
+                history: &log.history,
+                offset: log.log.end(),
+                allowed_once: role.accept_once,
+            };
+            fence::judge(&own, &Offered { id: sync.id, offset: sync.offset, data: Some(offered.fence()) })
+        };
+        let refused = match verdict {
+            Verdict::Accept | Verdict::AskAgain => "",
+            Verdict::Refuse(reason) => reason,
+        };
+        *repl.link.refused.lock() = refused;
+        if !refused.is_empty() {
+            return Err(LinkError::Fenced(refused));
         }
-        *info.refused.lock() = "";
+        role.accept_once = false;
         Ok(())
     }
 
@@ -428,25 +442,18 @@ impl Link<'_> {
         }
     }
 
-    /// Runs one command of the stream; `true` if the master wants an acknowledgement.
+    /// Runs one record of the stream; `true` if the master wants an acknowledgement.
     fn run(&self, server: &Server, settings: &crate::config::Settings, session: &mut Session, args: Args<'_>) -> bool {
-        if args.at(0).eq_ignore_ascii_case(b"REPLCONF") && args.len() >= 3 {
-            if args.at(1).eq_ignore_ascii_case(b"GETACK") {
-                return true;
+        let record = Record::of(args);
+        match record {
+            Record::Command => {
+                execute_alone(server, settings, session, args);
             }
-            if args.at(1).eq_ignore_ascii_case(b"RR-EPOCH") {
-                // R7: the epoch of what this instance really holds.
-                if let Some(epoch) = resp::number::parse_u64(args.at(2)) {
-                    server.repl.log.lock().history.epoch = epoch;
-                }
-            }
-            return false;
+            // R7: the epoch of what this instance really holds.
+            Record::EpochMark { epoch, .. } => server.repl.log.lock().history.marked(epoch),
+            Record::Ping | Record::GetAck | Record::Unknown => {}
         }
-        if args.at(0).eq_ignore_ascii_case(b"PING") {
-            return false;
-        }
-        execute_alone(server, settings, session, args);
-        false
+        record.wants_ack(server.repl.managed)
     }
 
     async fn acknowledge(&mut self, offset: u64, now: u64) -> Result<(), LinkError> {

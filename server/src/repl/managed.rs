@@ -1,12 +1,12 @@
-//! The operator's orders to a managed instance: `REPLICATED …`. The rules are in `replication::role`; here they are
-//! given the disk, the log and the link.
+//! The operator's orders to a managed instance: `REPLICATED …`. What they make of the role is in `replication::orders`;
+//! here it is given the disk, and its effects are carried out.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use engine::CommandError;
 use replication::records::epoch_mark;
-use replication::{Durable, Refusal, ReplId, Role, RoleState};
+use replication::{Answer, Durable, Effect, Order, ReplId, Role, RoleState};
 
 use super::Target;
 use crate::clock;
@@ -15,10 +15,6 @@ use crate::config::Settings;
 use crate::dispatch::Next;
 use crate::persistence::replace_file;
 use crate::state::{Server, random, random_u64};
-
-/// How long the writes of a master wait for the end of an election that it takes part in. One that takes longer is waiting
-/// for something else, and then a client is better off with an error.
-const ELECTION_PAUSE_MS: u64 = 1500;
 
 fn state_path(settings: &Settings) -> PathBuf {
     Path::new(&settings.dir).join("replication.state")
@@ -63,159 +59,77 @@ pub(super) fn store_role(server: &Server, role: &Role) {
     }
 }
 
-fn error(refusal: Refusal) -> CommandError {
-    CommandError::text(refusal.to_string())
-}
-
 /// `REPLICATED <subcommand> …`
 pub fn command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    let word = ctx.args.at(1).to_ascii_lowercase();
-    if !ctx.server.repl.managed && word != b"status" {
+    let order = Order::parse(&ctx.args.skip(1).iter().collect::<Vec<_>>());
+    let managed = ctx.server.repl.managed;
+    if !managed && order != Ok(Order::Status) {
         return Err(CommandError::Static("ERR not managed: this server was not started with `managed yes`"));
     }
-    match (&word[..], ctx.args.len()) {
-        (b"status", 2) => {
-            status(ctx);
-            Ok(Next::Continue)
+    let order = order.map_err(|error| CommandError::text(error.to_string()))?;
+    // One order at a time: the effects of one are carried out before the next is heard.
+    let _orders = ctx.server.repl.orders.lock();
+    let answer = if order == Order::Status { Answer::Status } else { obey(ctx, &order)? };
+    match answer {
+        Answer::Ok => ctx.session.out.ok(),
+        Answer::Status => status(ctx),
+        Answer::Offset => {
+            let end = ctx.server.repl.log.lock().log.end();
+            ctx.session.out.int(end as i64);
         }
-        (b"promise", 3) => promise(ctx),
-        (b"promote", 6..) => promote(ctx),
-        (b"lease", 6) => lease(ctx),
-        (b"follow", 5) => follow(ctx),
-        (b"handover", 4) => handover(ctx),
-        (b"acceptmaster", 2) => {
-            ctx.server.repl.link.accept_once.store(true, Ordering::Release);
-            ctx.session.out.ok();
-            Ok(Next::Continue)
-        }
-        _ => Err(CommandError::text(format!(
-            "ERR unknown subcommand or wrong number of arguments for 'REPLICATED {}'",
-            String::from_utf8_lossy(ctx.args.at(1))
-        ))),
+        Answer::Left(ms) => ctx.session.out.int(ms as i64),
     }
-}
-
-fn number(arg: &[u8]) -> Result<u64, CommandError> {
-    resp::number::parse_u64(arg).ok_or(CommandError::NotInteger)
-}
-
-fn hex(arg: &[u8]) -> Result<u64, CommandError> {
-    let text = std::str::from_utf8(arg).ok();
-    let text = text.and_then(|t| u64::from_str_radix(t, 16).ok());
-    text.ok_or(CommandError::Static("ERR an incarnation or volume is sixteen hexadecimal digits"))
-}
-
-/// Changes the role; what must outlive the process is on the disk before this returns (R2).
-fn change<R>(server: &Server, f: impl FnOnce(&mut Role) -> Result<R, Refusal>) -> Result<R, CommandError> {
-    let mut role = server.repl.role.lock();
-    let before = role.clone();
-    let result = f(&mut role).map_err(error)?;
-    if role.durable != before.durable
-        && let Err(text) = store(&server.settings(), &role.durable)
-    {
-        *role = before;
-        return Err(CommandError::text(format!("ERR {text}")));
-    }
-    server.repl.publish(&role);
-    Ok(result)
-}
-
-fn promise(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    let epoch = number(ctx.args.at(2))?;
-    let server = ctx.server;
-    // A master that promises may be elected again (R11) or be told to follow: until then its writes wait rather than fail.
-    // Where it follows, its clients are disconnected. The pause comes first, so that no write meets a master without lease.
-    let pause = &server.repl.paused_until;
-    let was_master = !server.repl.is_replica() && !server.repl.is_awaiting();
-    let before = pause.swap(if was_master { clock::monotonic_ms() + ELECTION_PAUSE_MS } else { 0 }, Ordering::AcqRel);
-    if let Err(refused) = change(server, |role| role.promise(epoch)) {
-        pause.store(before, Ordering::Release);
-        return Err(refused);
-    }
-    if !server.repl.role.lock().may_follow() && server.repl.is_replica() {
-        server.repl.drop_link();
-        // What is being applied is finished before the answer; nothing of the old epoch is applied after it.
-        drop(server.repl.apply.lock());
-    }
-    // Writes that hold their shards now are in the log before the offset is reported.
-    drop(server.keyspace.lock_all());
-    status(ctx);
     Ok(Next::Continue)
 }
 
-fn promote(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    let (epoch, incarnation, k) = (number(ctx.args.at(2))?, hex(ctx.args.at(3))?, number(ctx.args.at(4))?);
-    let members = ctx.args.skip(5).iter().map(hex).collect::<Result<Vec<_>, _>>()?;
-    let server = ctx.server;
-    let busy = if server.loading.load(Ordering::Acquire) {
-        Some("loading")
-    } else if server.repl.link.syncing.load(Ordering::Acquire) && server.repl.link_up() {
-        Some("syncing")
-    } else {
-        None
+/// Does what `replication::orders` asks of a driver, in its order.
+fn obey(ctx: &ServerCtx<'_>, order: &Order) -> Result<Answer, CommandError> {
+    let (server, repl) = (ctx.server, &ctx.server.repl);
+    let busy = server.loading.load(Ordering::Acquire).then_some("loading");
+    let obeyed = {
+        let mut role = repl.role.lock();
+        let obeyed = role.obey(order, busy, clock::monotonic_ms());
+        let obeyed = obeyed.map_err(|refusal| CommandError::text(refusal.to_string()))?;
+        if let Some(durable) = &obeyed.persist {
+            store(&server.settings(), durable).map_err(|error| CommandError::text(format!("ERR {error}")))?;
+        }
+        *role = obeyed.role;
+        repl.forbid(&role);
+        (obeyed.effects, obeyed.answer)
     };
-    change(server, |role| role.promote(epoch, incarnation, k as usize, members, busy))?;
-    server.repl.set_target(None);
-    {
-        // R7: a history of its own, and the mark as the first entry of the reign.
-        let _apply = server.repl.apply.lock();
-        let id = ReplId::from_random(random());
-        let mut log = server.repl.log.lock();
-        let end = log.log.end();
-        log.history.shift(id, end);
-        log.db = None;
-        log.append_plain(&epoch_mark(epoch, id));
-        log.history.epoch = epoch;
-    }
-    server.repl.disconnect_feeds();
-    if server.repl.role.lock().lease_until() == u64::MAX {
-        // A master alone needs no lease, so none comes to end the pause.
-        server.repl.paused_until.store(0, Ordering::Release);
-    }
-    server.repl.set_mode(super::MASTER);
-    tracing::info!("Promoted to master of epoch {epoch}");
-    ctx.session.out.ok();
-    Ok(Next::Continue)
+    let (effects, answer) = obeyed;
+    effects.into_iter().for_each(|effect| carry_out(ctx, effect));
+    repl.allow(&repl.role.lock());
+    Ok(answer)
 }
 
-fn lease(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    let (epoch, incarnation) = (number(ctx.args.at(2))?, hex(ctx.args.at(3))?);
-    let (duration, token) = (number(ctx.args.at(4))?, number(ctx.args.at(5))?);
-    let now = clock::monotonic_ms();
-    let left = change(ctx.server, |role| role.lease(epoch, incarnation, duration, token, now))?;
-    ctx.server.repl.paused_until.store(0, Ordering::Release);
-    ctx.session.out.int(left as i64);
-    Ok(Next::Continue)
-}
-
-fn follow(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    let host = String::from_utf8_lossy(ctx.args.at(2)).into_owned();
-    let port = u16::try_from(number(ctx.args.at(3))?).map_err(|_| CommandError::Static("ERR Invalid master port"))?;
-    let epoch = number(ctx.args.at(4))?;
-    let server = ctx.server;
-    if change(server, |role| role.follow(&host, port, epoch))? {
-        let was_master = !server.repl.is_replica() && !server.repl.is_awaiting();
-        server.repl.follow(Target { host, port, epoch: Some(epoch) });
-        if was_master {
-            // Clients of a demoted master are to look for the new one.
-            server.clients.kill_normal(ctx.session.client.id);
+fn carry_out(ctx: &ServerCtx<'_>, effect: Effect) {
+    let (server, repl) = (ctx.server, &ctx.server.repl);
+    match effect {
+        // Those that hold their shards now are in the log afterwards.
+        Effect::SettleWrites => drop(server.keyspace.lock_all()),
+        Effect::DropLink => {
+            repl.drop_link();
+            // What is being applied is finished before the answer; nothing of the old epoch is applied after it.
+            drop(repl.apply.lock());
         }
+        Effect::DropReplicas => repl.disconnect_feeds(),
+        Effect::BeginReign { epoch } => {
+            repl.set_target(None);
+            let _apply = repl.apply.lock();
+            let id = ReplId::from_random(random());
+            let mut log = repl.log.lock();
+            let end = log.log.end();
+            log.history.shift(id, end);
+            log.db = None;
+            log.append_plain(&epoch_mark(epoch, id));
+            log.history.marked(epoch);
+            tracing::info!("Promoted to master of epoch {epoch}");
+        }
+        Effect::Follow { host, port, epoch } => repl.follow(Target { host, port, epoch: Some(epoch) }),
+        Effect::RetryLink => repl.target_changed.notify_one(),
+        Effect::CloseClients => server.clients.kill_normal(ctx.session.client.id),
     }
-    ctx.session.out.ok();
-    Ok(Next::Continue)
-}
-
-fn handover(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
-    let (epoch, timeout) = (number(ctx.args.at(2))?, number(ctx.args.at(3))?);
-    let now = clock::monotonic_ms();
-    let server = ctx.server;
-    change(server, |role| role.handover(epoch, timeout, now))?;
-    server.repl.paused_until.store(now + timeout, Ordering::Release);
-    // Writes that hold their shards now are still in time; none begins after this.
-    drop(server.keyspace.lock_all());
-    let end = server.repl.log.lock().log.end();
-    ctx.session.out.int(end as i64);
-    Ok(Next::Continue)
 }
 
 /// The names and values of `REPLICATED STATUS`, see the control protocol in `server/README.md`.
@@ -239,11 +153,6 @@ fn status(ctx: &mut ServerCtx<'_>) {
         RoleState::Awaiting | RoleState::Master(_) => (String::new(), 0),
     };
     let is_master = matches!(role.state, RoleState::Master(_));
-    let name = match role.state {
-        RoleState::Awaiting => "awaiting",
-        RoleState::Master(_) => "master",
-        RoleState::Replica { .. } => "replica",
-    };
     let link = match (is_master || repl.is_awaiting(), repl.link_up()) {
         (true, _) => "none",
         (false, true) => "up",
@@ -254,14 +163,14 @@ fn status(ctx: &mut ServerCtx<'_>) {
     } else {
         0
     };
-    let paused = now < repl.paused_until.load(Ordering::Acquire);
+    let paused = now < role.writes_wait_until();
     let fields: &[(&str, String)] = &[
         ("managed", flag(repl.managed)),
         ("incarnation", format!("{:016x}", role.incarnation)),
         ("started_unix_ms", clock::started_unix_ms().to_string()),
         ("volume", format!("{:016x}", role.durable.volume)),
         ("promised", role.durable.promised.to_string()),
-        ("role", name.into()),
+        ("role", role.name().into()),
         ("role_epoch", role.role_epoch().to_string()),
         ("history_epoch", history.epoch.to_string()),
         ("replid", history.id.to_string()),

@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
+use replication::replicaof::{self, Change, Replicaof};
 use replication::{Ack, Acks, Failover, History, Log, ReplId, Role, RoleState, records};
 use tokio::sync::Notify;
 
@@ -114,7 +115,6 @@ pub struct LinkInfo {
     pub loading_aside: AtomicBool,
     /// Why a full sync was refused, see `replication::FenceView`.
     pub refused: Mutex<&'static str>,
-    pub accept_once: AtomicBool,
     /// Bytes that were saved aside because a new master did not have them (R8).
     pub divergent_bytes: AtomicU64,
     /// Offset up to which the stream was read.
@@ -133,6 +133,8 @@ pub struct Replication {
     pub log: Mutex<LogState>,
     pub managed: bool,
     pub role: Mutex<Role>,
+    /// Held while an order is obeyed.
+    orders: Mutex<()>,
     /// An unmanaged master: no gate of roles needs to be looked at.
     pub quiet: AtomicBool,
     mode: AtomicU8,
@@ -171,11 +173,14 @@ impl Replication {
     pub fn new(settings: &Settings) -> Result<Self, String> {
         let role = load_durable(settings)?;
         let id = ReplId::from_random(random());
+        let history =
+            if settings.managed || settings.replicaof.0.is_some() { History::fresh(id) } else { History::new(id) };
         let log = Log::new(0, settings.repl_backlog_size.0, settings.replica_output_limit());
         let repl = Self {
-            log: Mutex::new(LogState { log, history: History::new(id), db: None }),
+            log: Mutex::new(LogState { log, history, db: None }),
             managed: settings.managed,
             role: Mutex::new(role),
+            orders: Mutex::new(()),
             quiet: AtomicBool::new(false),
             mode: AtomicU8::new(if settings.managed { AWAITING } else { MASTER }),
             lease_until: AtomicU64::new(if settings.managed { 0 } else { u64::MAX }),
@@ -278,14 +283,27 @@ impl Replication {
         self.writes_held() || handing_over()
     }
 
-    /// Takes over what `role` says into the flags that every command looks at.
-    fn publish(&self, role: &Role) {
-        self.publish_lease(role);
-        if let RoleState::Master(reign) = &role.state {
-            self.quorum.store(reign.k, Ordering::Release);
-        } else {
-            self.quorum.store(0, Ordering::Release);
+    /// Takes over what `role` forbids into the flags that every command looks at. The pause comes first, so that no
+    /// write meets a master without lease where it is to wait.
+    fn forbid(&self, role: &Role) {
+        self.paused_until.fetch_max(role.writes_wait_until(), Ordering::AcqRel);
+        self.lease_until.fetch_min(role.lease_until(), Ordering::AcqRel);
+        if let RoleState::Replica { .. } = role.state {
+            self.set_mode(REPLICA);
         }
+    }
+
+    /// Takes over all that `role` says.
+    fn allow(&self, role: &Role) {
+        let (quorum, mode) = match &role.state {
+            RoleState::Awaiting => (0, AWAITING),
+            RoleState::Master(reign) => (reign.k, MASTER),
+            RoleState::Replica { .. } => (0, REPLICA),
+        };
+        self.quorum.store(quorum, Ordering::Release);
+        self.publish_lease(role);
+        self.paused_until.store(role.writes_wait_until(), Ordering::Release);
+        self.set_mode(mode);
     }
 
     fn publish_lease(&self, role: &Role) {
@@ -323,31 +341,40 @@ impl Replication {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// REPLICAOF host port.
+    /// Follows this master. What replicas this instance has stay: whether they have to go is known when the resync is.
     pub fn follow(&self, target: Target) {
         tracing::info!("Connecting to MASTER {}:{}", target.host, target.port);
         self.set_mode(REPLICA);
         self.set_target(Some(target));
-        self.disconnect_feeds();
     }
 
-    /// REPLICAOF NO ONE: this instance goes on with the data as a history of its own.
-    pub fn unfollow(&self) {
-        if self.mode.load(Ordering::Acquire) == MASTER {
-            return;
+    /// REPLICAOF; the reply.
+    pub fn replicaof(&self, order: Replicaof) -> &'static str {
+        let present = self.target().0.filter(|_| self.is_replica());
+        let present = present.map(|Target { host, port, .. }| replicaof::Target { host, port });
+        let done = replicaof::replicaof(present.as_ref(), order);
+        for change in done.changes {
+            match change {
+                Change::DropLink => self.drop_link(),
+                Change::BeginHistory => {
+                    // What is being applied is in the log before the history changes its name.
+                    let _apply = self.apply.lock();
+                    let mut log = self.log.lock();
+                    let end = log.log.end();
+                    log.history.shift(ReplId::from_random(random()), end);
+                    log.db = None;
+                }
+                Change::DropReplicas => self.disconnect_feeds(),
+                Change::BecomeReplica => self.set_mode(REPLICA),
+                Change::BecomeMaster => {
+                    self.set_target(None);
+                    self.set_mode(MASTER);
+                    tracing::info!("MASTER MODE enabled");
+                }
+                Change::Follow(replicaof::Target { host, port }) => self.follow(Target { host, port, epoch: None }),
+            }
         }
-        self.set_target(None);
-        {
-            // What is being applied is in the log before the history changes its name.
-            let _apply = self.apply.lock();
-            let mut log = self.log.lock();
-            let end = log.log.end();
-            log.history.shift(ReplId::from_random(random()), end);
-            log.db = None;
-        }
-        self.set_mode(MASTER);
-        self.disconnect_feeds();
-        tracing::info!("MASTER MODE enabled");
+        done.reply
     }
 
     /// A failover came to nothing: this instance is the master that it was, with its history as it was.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use engine::Keyspace;
 use engine::rdb::RdbError;
-use replication::{Event, FenceView, History, LinkError, ReplId};
+use replication::{Event, LinkError, ReplId, Sync};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -120,7 +120,7 @@ impl Link<'_> {
     }
 
     /// Receives the RDB into memory and makes it the data set; returns the database that the stream begins in.
-    pub(super) async fn load_aside(&mut self, id: ReplId, offset: u64) -> Result<usize, LinkError> {
+    pub(super) async fn load_aside(&mut self, id: ReplId, sync: Sync) -> Result<usize, LinkError> {
         tracing::info!("MASTER <-> REPLICA sync: Loading DB in memory, the present data set is served meanwhile");
         let server = Arc::clone(self.server);
         let info = &server.repl.link;
@@ -133,16 +133,15 @@ impl Link<'_> {
         received?;
         let (aside, loaded) = loaded?;
         self.check_changed()?;
-        let own = FenceView { keys: server.keyspace.len() as u64, epoch: server.repl.log.lock().history.epoch };
-        self.judge(own, &loaded)?;
+        self.judge(sync, &loaded)?;
         server.repl.disconnect_feeds();
         {
             // Data and offset change together, also for a snapshot that is about to be cut.
             let _apply = server.repl.apply.lock();
             server.keyspace.swap(&aside);
             let mut log = server.repl.log.lock();
-            log.log.reset(offset);
-            log.history = History { epoch: loaded.epoch, ..History::new(id) };
+            log.log.reset(sync.offset);
+            log.history.replaced(id, loaded.epoch);
             log.db = None;
         }
         info.syncing.store(false, Ordering::Release);

@@ -58,7 +58,7 @@ impl Replica {
                 Event::More | Event::Stream => return Ok(()),
                 Event::Send(bytes) => self.sent.extend(words(bytes)),
                 Event::WantPsync => {
-                    let bytes = self.link.psync(&self.history, self.end, self.end > 0);
+                    let bytes = self.link.psync(&self.history, self.end);
                     self.sent.extend(words(&bytes));
                 }
                 Event::Body => self.body.extend(taken),
@@ -109,8 +109,11 @@ fn the_handshake_is_redis_s() {
 
 #[test]
 fn without_data_everything_is_asked_for_and_a_failover_is_announced() {
+    let mut replica = Replica::new(Identity::default(), 0);
+    replica.history = History::fresh(id(1));
+    assert_eq!(replica.shaken().sent.last().unwrap(), "PSYNC ? -1");
     let replica = Replica::new(Identity::default(), 0).shaken();
-    assert_eq!(replica.sent.last().unwrap(), "PSYNC ? -1");
+    assert_eq!(*replica.sent.last().unwrap(), format!("PSYNC {} 1", id(1)), "nothing has happened in it yet");
     let replica = Replica::new(Identity { failover: true, ..Identity::default() }, 0).shaken();
     assert_eq!(*replica.sent.last().unwrap(), format!("PSYNC {} 1 FAILOVER", id(1)));
 }

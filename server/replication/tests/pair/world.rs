@@ -271,7 +271,7 @@ impl Pair {
                 Event::Send(bytes) => self.replica_says(&bytes),
                 Event::WantPsync => {
                     let end = self.replica.log.end();
-                    let bytes = self.link.psync(&self.replica.history, end, end > 0);
+                    let bytes = self.link.psync(&self.replica.history, end);
                     self.replica_says(&bytes);
                 }
                 Event::Continue { id } => {

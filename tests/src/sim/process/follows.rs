@@ -94,7 +94,7 @@ impl Process {
                 Event::Send(bytes) => self.say(bytes),
                 Event::WantPsync => {
                     let end = self.log.end();
-                    let bytes = self.link.psync(&self.history, end, end > 0);
+                    let bytes = self.link.psync(&self.history, end);
                     self.say(bytes);
                 }
                 Event::Continue { id } => {

@@ -109,7 +109,7 @@ impl Process {
         Self {
             role,
             log: Log::new(0, settings.backlog, 1 << 20),
-            history: History::new(ReplId::from_random(rng.id())),
+            history: History::fresh(ReplId::from_random(rng.id())),
             data: Data::default(),
             link: Link::new(now_ms),
             loading: true,
@@ -163,11 +163,8 @@ impl Process {
     // ---- the operator ----
 
     pub fn order(&mut self, order: &Order, disk: &mut Disk, now_ms: u64) -> Result<(), Refusal> {
-        let busy = match (self.loading, self.link.is_syncing()) {
-            (true, _) => Some("loading"),
-            (_, true) => Some("syncing"),
-            _ => None,
-        };
+        // A full resync that is under way is given up by the promise.
+        let busy = self.loading.then_some("loading");
         let obeyed = self.role.obey(order, busy, now_ms)?;
         if let Some(durable) = &obeyed.persist {
             self.store(durable, disk);
@@ -175,9 +172,6 @@ impl Process {
         self.role = obeyed.role;
         for effect in obeyed.effects {
             self.effect(effect, now_ms);
-        }
-        if let Order::AcceptMaster = order {
-            self.link.retry_now(now_ms);
         }
         debug_assert!(matches!(obeyed.answer, Answer::Ok | Answer::Status | Answer::Offset | Answer::Left(_)));
         self.tick(now_ms);
@@ -202,6 +196,7 @@ impl Process {
                 self.master_port = port;
                 self.link = Link::new(now_ms);
             }
+            Effect::RetryLink => self.link.retry_now(now_ms),
             Effect::CloseClients => drop(self.gate.give_up()),
         }
     }
@@ -240,7 +235,7 @@ impl Process {
             link_up: !is_master && self.link.is_streaming(),
             caught_up: self.role.caught_up,
             sync_refused: self.refused.into(),
-            paused: self.role.paused(now_ms),
+            paused: now_ms < self.role.writes_wait_until(),
             token: now_ms,
         }
     }
