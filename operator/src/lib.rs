@@ -10,6 +10,7 @@ pub mod change;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod healthz;
 pub mod kubernetes;
 pub mod link;
 pub mod local;

@@ -17,6 +17,8 @@ enum Command {
     Crd,
     /// Run in a Kubernetes cluster: every ReplicatedRedis as pods.
     Run(operator::kubernetes::RunArgs),
+    /// Ask a running operator whether it is well.
+    Healthz(operator::healthz::HealthzArgs),
     /// Run a ReplicatedRedis as processes of this machine, or ask one that runs.
     Local(operator::local::LocalArgs),
 }
@@ -26,6 +28,9 @@ fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Crd => operator::api::crd_yaml().map(|yaml| print!("{yaml}")),
         Command::Run(args) => operator::kubernetes::execute(args).map_err(|error| format!("{error:#}")),
+        Command::Healthz(args) => {
+            operator::healthz::execute(&args).map(|answer| println!("{answer}")).map_err(|error| format!("{error:#}"))
+        }
         Command::Local(args) => operator::local::execute(args).map_err(|error| format!("{error:#}")),
     };
     match done {
