@@ -28,8 +28,10 @@ packages: cc # Debian packages that the tests compare with
 			redis-server redis-tools openssl curl ca-certificates unzip; }
 
 .PHONY: kubernetes
-kubernetes: packages # etcd, kube-apiserver, kube-controller-manager and kubectl, built once for all checkouts
+kubernetes: packages # etcd, kube-apiserver, kube-controller-manager, kubectl, helm …, built once for all checkouts
 	@tests/cluster/build.sh
+	@tests/cluster/build.sh helm
+	@tests/cluster/build.sh dockerfile
 
 .PHONY: check
 check: ## the quick loop: types, then the unit tests of the pure crates
@@ -90,6 +92,11 @@ cluster-node-loss: ## cut the power of the master's node, in the cluster of `mak
 cluster-down: ## end that cluster
 	$(AS_ROOT) tests/cluster/down.sh
 
-.PHONY: crd
-crd: ## regenerate manifests/crd.yaml
+.PHONY: manifests
+manifests: packages ## regenerate what follows from the resource's types and the chart: the CRDs, manifests/install.yaml
 	$(CARGO) run -q -p replicated-redis-operator -- crd > manifests/crd.yaml.new && mv manifests/crd.yaml.new manifests/crd.yaml
+	cp manifests/crd.yaml charts/replicated-redis-operator/files/crd.yaml
+	charts/install.sh > manifests/install.yaml.new && mv manifests/install.yaml.new manifests/install.yaml
+
+.PHONY: crd
+crd: manifests

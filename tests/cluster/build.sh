@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# build.sh [nodes|dns]: builds what the tests run, if that has not been done for these sources, and prints the folder with
-# the programs. The folder is outside the checkout: a clean one need not build again.
+# build.sh [nodes|dns|helm|dockerfile]: builds what the tests run, if that has not been done for these sources, and prints
+# the folder with the programs. The folder is outside the checkout: a clean one need not build again.
 #
 #   (none)  etcd, kube-apiserver, kube-controller-manager, kubectl: what `make test` needs
 #   nodes   kubelet, kube-proxy, kube-scheduler, volume-provisioner, pause: what `make cluster` adds
 #   dns     CoreDNS, in a module of its own because it asks for newer versions of what Kubernetes uses
+#   helm    helm, with the client-go of the control plane
+#   dockerfile  check-dockerfile, BuildKit's own reader of Dockerfiles
 set -euo pipefail
 cd "$(dirname "$0")"
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/replicated-redis
@@ -34,9 +36,11 @@ case ${1:-control-plane} in
 control-plane) packages=(./cmd/kube) links="etcd kube-apiserver kube-controller-manager kubectl" main=kube ;;
 nodes) cd nodes && packages=(./cmd/node ./cmd/pause) links="kubelet kube-proxy kube-scheduler volume-provisioner" main=node ;;
 dns) cd dns && packages=(./cmd/coredns) links= main=coredns ;;
-*) echo "build.sh builds the control plane, or nodes, or dns; not $1" >&2 && exit 2 ;;
+helm) cd helm && packages=(helm.sh/helm/v3/cmd/helm) links= main=helm ;;
+dockerfile) cd dockerfile && packages=(./cmd/check-dockerfile) links= main=check-dockerfile ;;
+*) echo "build.sh builds the control plane, nodes, dns, helm or dockerfile; not $1" >&2 && exit 2 ;;
 esac
-sources=$(find cmd go.mod go.sum -type f | LC_ALL=C sort | xargs cat | sha256sum | cut -c1-16)
+sources=$(find go.mod go.sum $([ ! -d cmd ] || echo cmd) -type f | LC_ALL=C sort | xargs cat | sha256sum | cut -c1-16)
 bin=$cache/cluster-$sources
 mkdir -p "$bin"
 # Two that need the same build it once.
@@ -50,6 +54,10 @@ if [ ! -e "$bin/complete" ]; then
 	stamp=
 	for package in k8s.io/component-base/version k8s.io/client-go/pkg/version; do
 		stamp+=" -X $package.gitVersion=$version -X $package.gitMajor=$major -X $package.gitMinor=$minor"
+	done
+	# For `helm template` and `helm lint`, which ask no API server.
+	for package in chartutil lint/rules; do
+		stamp+=" -X helm.sh/helm/v3/pkg/$package.k8sVersionMajor=$major -X helm.sh/helm/v3/pkg/$package.k8sVersionMinor=$minor"
 	done
 	echo "building the $main programs of the tests' Kubernetes (some minutes, once)" >&2
 	CGO_ENABLED=0 go build -trimpath -ldflags "-s -w$stamp" -o "$bin/" "${packages[@]}" >&2

@@ -1,24 +1,13 @@
 #!/usr/bin/env bash
-# image.sh OUT.tar NAME:TAG PROGRAM...: an image without a Docker engine: the programs, the shared libraries that they are
-# linked with, /tmp, user 10001, and the first program as entrypoint. The format (docker-archive) is what `ctr images
-# import`, `docker load` and `kind load image-archive` read.
+# image.sh OUT.tar NAME:TAG PROGRAM...: an image without a Docker engine: what rootfs.sh makes of the programs, and the first of
+# them as entrypoint. The format (docker-archive) is what `ctr images import`, `docker load` and `kind load image-archive` read.
 set -euo pipefail
 out=$(realpath -m "$1") name=$2
 shift 2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 root=$work/root
-mkdir -p "$root"/{tmp,etc}
-chmod 1777 "$root/tmp"
-printf 'root:x:0:0::/:/\nredis:x:10001:10001::/:/\n' >"$root/etc/passwd"
-for program in "$@"; do
-	strip -o "$root/$(basename "$program")" "$program" 2>/dev/null || cp "$program" "$root/"
-	# Lines of ldd with a path; a static program has none.
-	for library in $(ldd "$program" 2>/dev/null | grep -oE '/[^ ]+' || true); do
-		mkdir -p "$root/$(dirname "$library")"
-		cp -L "$library" "$root/$library"
-	done
-done
+"$(dirname "$0")/rootfs.sh" "$root" "$@"
 tar -C "$root" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -cf "$work/layer.tar" .
 layer=$(sha256sum "$work/layer.tar" | cut -d' ' -f1)
 arch=$(uname -m | sed 's/x86_64/amd64/; s/aarch64/arm64/')

@@ -6,6 +6,7 @@
 //!
 //! The programs are built by `tests/cluster/build.sh`, once for its sources.
 
+pub mod helm;
 pub mod history;
 mod kubelet;
 mod nodes;
@@ -22,7 +23,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub use kubelet::ProcessKubelet;
-pub use nodes::Cluster;
+pub use nodes::{Cluster, OPERATOR, SYSTEM};
 pub use runner::{Case, Needs, main};
 pub use scene::Scene;
 pub use store::Store;
@@ -45,7 +46,7 @@ impl ApiServer {
     /// Starts them and waits until the API is ready and its default namespace can be used.
     pub fn start() -> ApiServer {
         let dir = tempfile::tempdir().expect("a directory for the test");
-        let mut server = ApiServer { bin: programs(), dir, children: Vec::new() };
+        let mut server = ApiServer { bin: build("control-plane"), dir, children: Vec::new() };
         let etcd = server.start_etcd();
         server.start_apiserver(&etcd);
         wait_for("the API server", UP_WITHIN, || server.kubectl(&["get", "--raw", "/readyz"]).status.success());
@@ -216,10 +217,12 @@ impl Drop for ApiServer {
     }
 }
 
-/// The folder with etcd, kube-apiserver, kube-controller-manager and kubectl.
-fn programs() -> PathBuf {
+/// The folder with what `tests/cluster/build.sh WHAT` builds; for the control plane etcd, kube-apiserver,
+/// kube-controller-manager and kubectl.
+pub fn build(what: &str) -> PathBuf {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("cluster/build.sh");
-    let output = Command::new(&script).stderr(Stdio::inherit()).output().expect("the build script can be run");
+    let output =
+        Command::new(&script).arg(what).stderr(Stdio::inherit()).output().expect("the build script can be run");
     assert!(output.status.success(), "{} failed", script.display());
     text(&output.stdout).trim().into()
 }

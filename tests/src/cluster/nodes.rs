@@ -8,13 +8,15 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use parking_lot::Mutex;
 
-use super::{programs, text};
+use super::{build, text, until};
 use crate::wait_for;
 
 /// Nodes of a cluster that the suite makes itself.
 const NODES: u32 = 3;
 /// Where the operator runs.
-pub(super) const SYSTEM: &str = "replicated-redis-system";
+pub const SYSTEM: &str = "replicated-redis-system";
+/// Its Deployment and its Lease.
+pub const OPERATOR: &str = "replicated-redis-operator";
 /// How this machine reaches Services: by way of a node.
 const SERVICES: &str = "10.96.0.0/16";
 
@@ -55,7 +57,7 @@ impl Cluster {
             }
         }
         let cluster = Cluster {
-            kubectl: programs().join("kubectl"),
+            kubectl: build("control-plane").join("kubectl"),
             registry: variable("IMAGE_REGISTRY").unwrap_or_else(|| "localhost".into()),
             state: (kubeconfig == ours).then_some(state),
             kubeconfig,
@@ -125,33 +127,33 @@ impl Cluster {
         format!("{}/{program}:{}", self.registry, env!("CARGO_PKG_VERSION"))
     }
 
-    /// Installs the CRD and the operator of this checkout.
+    /// Installs the CRD and the operators of this checkout.
     pub fn install_operator(&self) -> Result<()> {
-        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let crd = root.join("../manifests/crd.yaml");
-        self.kubectl_ok(&["apply", "--server-side", "--force-conflicts", "-f", &crd.to_string_lossy()]);
-        let established = "--for=condition=Established";
-        self.kubectl_ok(&["wait", established, "crd/replicatedredises.replicated-redis.io", "--timeout=30s"]);
-        let yaml = fs::read_to_string(root.join("cluster/operator.yaml")).context("reading operator.yaml")?;
-        let yaml = yaml.replace("REGISTRY", &self.registry).replace("TAG", env!("CARGO_PKG_VERSION"));
-        let file = tempfile::NamedTempFile::new().context("a file for the operator's YAML")?;
-        fs::write(file.path(), yaml).context("writing the operator's YAML")?;
-        self.kubectl_ok(&["apply", "-f", &file.path().to_string_lossy()]);
-        self.wait_for_operator();
+        let mut path = self.kubectl.parent().context("kubectl has a folder")?.as_os_str().to_owned();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let mut install = script("install.sh");
+        install.env("KUBECONFIG", &self.kubeconfig).env("IMAGE_REGISTRY", &self.registry).env("PATH", path);
+        let output = install.output().context("running install.sh")?;
+        ensure!(output.status.success(), "install.sh: {}", text(&output.stderr));
         Ok(())
     }
 
     /// Waits until every pod of the operator is ready.
     pub fn wait_for_operator(&self) {
-        self.kubectl_ok(&["-n", SYSTEM, "rollout", "status", "deployment/operator", "--timeout=90s"]);
+        self.kubectl_ok(&["-n", SYSTEM, "rollout", "status", &format!("deployment/{OPERATOR}"), "--timeout=90s"]);
     }
 
-    /// The operator's pod and its node.
+    /// The pod of the operator that leads, and its node.
     pub fn operator_pod(&self) -> (String, String) {
-        let path = "jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName}{\"\\n\"}{end}";
-        let pods = self.kubectl_ok(&["-n", SYSTEM, "get", "pods", "-l", "app=replicated-redis-operator", "-o", path]);
-        let (name, node) = pods.lines().next().and_then(|line| line.split_once(' ')).expect("the operator has a pod");
-        (name.to_string(), node.to_string())
+        let holder = ["-n", SYSTEM, "get", "lease", OPERATOR, "-o", "jsonpath={.spec.holderIdentity}"];
+        // POD-RANDOM; empty while one has given the lead up and another has not seen it.
+        let pod = until("an operator to lead", Duration::from_secs(30), || {
+            let holder = self.kubectl_ok(&holder);
+            holder.rsplit_once('-').map(|(pod, _)| pod.to_string())
+        });
+        let node = self.kubectl_ok(&["-n", SYSTEM, "get", "pod", &pod, "-o", "jsonpath={.spec.nodeName}"]);
+        (pod, node)
     }
 
     /// Ends the operator's process without a word; its kubelet starts it again.

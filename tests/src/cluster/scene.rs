@@ -122,7 +122,15 @@ impl<'c> Scene<'c> {
                 show(&format!("log of {pod}"), &["-n", namespace, "logs", pod, "--all-containers", "--tail=25"], 25);
             }
         }
-        let log = self.cluster.kubectl(&["-n", SYSTEM, "logs", "deployment/operator", "--tail=2000"]);
+        let log = self.cluster.kubectl(&[
+            "-n",
+            SYSTEM,
+            "logs",
+            "-l",
+            "app.kubernetes.io/component=operator",
+            "--prefix",
+            "--tail=2000",
+        ]);
         let log = text(&log.stdout);
         let ours: Vec<&str> =
             log.lines().filter(|line| line.contains(&self.namespace) || !line.contains("/")).collect();
