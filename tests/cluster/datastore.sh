@@ -2,7 +2,6 @@
 # cluster of `make cluster`, or in the one that KUBECONFIG names, with the images where IMAGE_REGISTRY says.
 . ./env.sh
 export KUBECONFIG=${KUBECONFIG:-$run/kubeconfig}
-tag=$(sed -nE 's/^version = "(.*)"/\1/p' ../../Cargo.toml)
 system=replicated-redis-system
 # How long a command may take, s.
 patience=10
@@ -12,7 +11,7 @@ finish() {
 	if [ $status != 0 ]; then
 		kubectl get pods --all-namespaces -o wide || true
 		kubectl describe rr "$name" | tail -40 || true
-		kubectl -n $system logs deployment/operator --tail 40 || true
+		kubectl -n $system logs -l app.kubernetes.io/component=operator --prefix --tail 40 || true
 	fi
 	kubectl delete rr "$name" --ignore-not-found >/dev/null || true
 	kubectl delete pvc -l "replicated-redis.io/cluster=$name" --wait=false >/dev/null || true
@@ -33,14 +32,10 @@ is_ready() {
 	[ "$(field '.status.phase') $(field '.metadata.generation')" = "Ready $(field '.status.observedGeneration')" ]
 }
 
-# make_datastore NAME [SPEC]: installs the CRD and the operator, and makes the datastore NAME with two replicas.
+# make_datastore NAME [SPEC]: installs the operator, and makes the datastore NAME with two replicas.
 make_datastore() {
 	name=$1
-	kubectl apply --server-side -f ../../manifests/crd.yaml >/dev/null
-	kubectl wait --for condition=Established crd/replicatedredises.replicated-redis.io --timeout 30s >/dev/null
-	sed "s#REGISTRY/#${IMAGE_REGISTRY:-localhost}/#; s#:TAG#:$tag#" operator.yaml | kubectl apply -f - >/dev/null
-	kubectl -n $system rollout status deployment/operator --timeout 60s >/dev/null
-	kubectl -n $system wait --for condition=Ready pod/client --timeout 60s >/dev/null
+	./install.sh
 	step "the operator runs"
 	trap finish EXIT
 	kubectl apply -f - >/dev/null <<-YAML

@@ -8,11 +8,12 @@ unset KUBECONFIG
 cut=
 heal() { status=$?; [ -z "$cut" ] || ./node.sh up "$cut"; finish; }
 
-# One pod per node. Operator and client stay alive: what the loss of the operator costs is another question.
+# One pod per node. The leading operator and the client stay alive: what the loss of that operator costs is another question.
 make_datastore node-loss-$$ "scheduling: {affinity: {podAntiAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [
 	{topologyKey: kubernetes.io/hostname, labelSelector: {matchLabels: {replicated-redis.io/cluster: node-loss-$$}}}]}}}"
 trap heal EXIT
-spared=$(kubectl -n $system get pods -o 'jsonpath={.items[*].spec.nodeName}')
+leader=$(kubectl -n $system get lease replicated-redis-operator -o 'jsonpath={.spec.holderIdentity}')
+spared=$(kubectl -n $system get pods client "${leader%-*}" -o 'jsonpath={.items[*].spec.nodeName}')
 on_spared() { [[ " $spared " == *" $(node_of "$(field .status.currentMaster)") "* ]]; }
 for ((tries = 0; tries < 2; tries++)); do
 	on_spared || break

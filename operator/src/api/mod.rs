@@ -1,4 +1,5 @@
-//! The `ReplicatedRedis` resource: what a person writes. The CRD in `manifests/crd.yaml` is generated from these types.
+//! The `ReplicatedRedis` resource: what a person writes. The CRD in `manifests/crd.yaml` and in the chart is
+//! generated from these types by `make manifests`.
 //!
 //! [`manifest`] reads one strictly, with sentences; the API server does the same by the CRD's schema and rules.
 

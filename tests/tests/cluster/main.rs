@@ -3,9 +3,10 @@
 //! `make test` runs all of it; `make cluster-test ONLY="failover scale"` runs the cases whose names begin so.
 
 mod failover;
+mod helm_chart;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    harness::cluster::main(&[failover::CASES])
+    harness::cluster::main(&[failover::CASES, helm_chart::CASES])
 }
