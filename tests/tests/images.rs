@@ -1,7 +1,5 @@
 //! The images: what `tests/cluster/image.sh` makes without a Docker engine, and the Dockerfiles as BuildKit reads them.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
-
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
