@@ -24,6 +24,8 @@ pub struct Facts {
     pub replicas: i32,
     /// Instances and their nodes, as far as there are pods.
     pub nodes: Vec<(String, Option<String>)>,
+    /// The instance that the master Service leads to.
+    pub leads_to: Option<String>,
     /// Why the spec cannot be carried out: a machine-readable reason and a sentence.
     pub stalled: Option<(&'static str, String)>,
 }
@@ -73,7 +75,7 @@ fn phase(facts: &Facts, observed: &Observed, plan: &Plan, writable: bool, ready_
         Some(Target::Named { .. }) => Phase::SwitchingOver,
         // The master goes on: it is away for a moment only.
         Some(Target::Members { .. }) => Phase::Degraded,
-        None if writable && ready_replicas >= facts.replicas => Phase::Ready,
+        None if writable && ready_replicas >= facts.replicas && facts.leads_to == plan.master => Phase::Ready,
         None if writable => Phase::Degraded,
         None => Phase::Unavailable,
     }
@@ -129,11 +131,13 @@ fn conditions(facts: &Facts, o: &Observed, plan: &Plan, writable: bool, ready_re
         None if facts.replicas == 0 => say("FailoverReady", false, "NoReplicas", "spec.replicas is 0"),
         None => say("FailoverReady", false, "NoCandidate", "no replica that is a member has caught up"),
     };
-    let ready = facts.stalled.is_none() && writable && all;
+    let reachable = facts.leads_to == plan.master;
+    let ready = facts.stalled.is_none() && writable && all && reachable;
     let ready_reason = match () {
         () if facts.stalled.is_some() => "Stalled",
         () if !writable => master.reason,
         () if !all => replication.reason,
+        () if !reachable => "ServiceBehind",
         () => "Well",
     };
     let stalled = match &facts.stalled {
@@ -144,6 +148,7 @@ fn conditions(facts: &Facts, o: &Observed, plan: &Plan, writable: bool, ready_re
         Some((_, message)) => message.as_str(),
         None if !writable => &master.message,
         None if !all => &replication.message,
+        None if !reachable => "the master Service does not lead to the master yet",
         None => &plan.summary,
     };
     let reconciling = say("Reconciling", !ready && facts.stalled.is_none(), ready_reason, text);
@@ -199,7 +204,14 @@ mod tests {
 
     fn facts() -> Facts {
         let nodes = NAMES.iter().map(|name| (name.to_string(), None)).collect();
-        Facts { name: "x".into(), generation: Some(3), replicas: 1, nodes, stalled: None }
+        Facts {
+            name: "x".into(),
+            generation: Some(3),
+            replicas: 1,
+            nodes,
+            leads_to: Some("x-master-0".into()),
+            stalled: None,
+        }
     }
 
     fn well() -> (Observed, Plan) {
@@ -258,6 +270,18 @@ mod tests {
         let mut later = observed;
         later.instances.get_mut(NAMES[0]).unwrap().status.as_mut().unwrap().offset += 1000;
         assert_eq!(status(&first, &facts(), &later, &plan, at(200)), first);
+    }
+
+    #[test]
+    fn it_is_not_ready_before_clients_are_led_to_the_master() {
+        let (observed, plan) = well();
+        let facts = Facts { leads_to: Some(NAMES[1].into()), ..facts() };
+        let said = status(&ReplicatedRedisStatus::default(), &facts, &observed, &plan, at(1));
+        let ready = condition(&said, "Ready");
+        assert_eq!(
+            (said.phase, ready.status.as_str(), ready.reason.as_str()),
+            (Phase::Degraded, "False", "ServiceBehind")
+        );
     }
 
     #[test]

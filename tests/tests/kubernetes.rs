@@ -197,8 +197,8 @@ fn one_manifest_becomes_a_datastore_that_scales_fails_over_and_is_left_in_peace(
         r#"{"spec": {"selector": {"replicated-redis.io/role": "x"}}}"#,
     ]);
     wait_for("what is ours to be put back", SOON, || {
-        let path = "jsonpath={.spec.selector.replicated-redis\\.io/role} {.metadata.annotations.example\\.com/theirs}";
-        api.kubectl_ok(&["get", "service", "cart-master", "-o", path]) == "master yes"
+        let path = "jsonpath={.spec.selector.statefulset\\.kubernetes\\.io/pod-name} {.metadata.annotations.example\\.com/theirs}";
+        api.kubectl_ok(&["get", "service", "cart-master", "-o", path]) == "cart-master-0 yes"
             && api.kubectl(&["get", "service", "cart-replicas"]).status.success()
     });
 

@@ -19,7 +19,7 @@ mod start;
 use std::fmt;
 
 use kube::Client;
-use kube::runtime::events::Recorder;
+use kube::runtime::events::Reporter;
 
 use crate::metrics::Metrics;
 
@@ -35,7 +35,7 @@ struct Context {
     identity: String,
     /// The server's image where a spec names none.
     image: String,
-    recorder: Recorder,
+    reporter: Reporter,
     metrics: Metrics,
 }
 

@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::caches::{Cache, Caches, Kind};
 use super::recreate;
 use crate::api::ReplicatedRedis;
+use crate::fault::{Point, point};
 use crate::resources::{self, MANAGER, Pool};
 
 /// Annotation with the hash of the state that was applied.
@@ -44,7 +45,16 @@ pub(super) struct Applier<'a> {
 }
 
 impl Applier<'_> {
-    /// All objects of `owner` but the generated password. `pods` is the number of NAME-replica's.
+    /// NAME-master, ahead of everything else: clients wait for it.
+    pub(super) async fn master_service(
+        &mut self,
+        owner: &ReplicatedRedis,
+        instance: Option<&str>,
+    ) -> Result<(), ApplyError> {
+        self.one(&self.caches.services, resources::master(owner, instance)).await
+    }
+
+    /// All other objects of `owner` but the generated password. `pods` is the number of NAME-replica's.
     pub(super) async fn everything(
         &mut self,
         owner: &ReplicatedRedis,
@@ -58,7 +68,7 @@ impl Applier<'_> {
         self.one(&caches.service_accounts, resources::service_account(owner)).await?;
         self.one(&caches.secrets, resources::credentials(owner, password)).await?;
         self.one(&caches.config_maps, config).await?;
-        for service in [resources::headless(owner), resources::master(owner), resources::replicas(owner)] {
+        for service in [resources::headless(owner), resources::replicas(owner)] {
             self.one(&caches.services, service).await?;
         }
         self.one(&caches.budgets, resources::disruption_budget(owner)).await?;
@@ -112,8 +122,11 @@ impl Applier<'_> {
     async fn apply<K: Kind + Serialize>(&self, desired: &K) -> Result<K, ApplyError> {
         let params = PatchParams::apply(MANAGER).force();
         tracing::debug!("applying {} {}", K::kind(&()), desired.name_any());
+        point(Point::ApplyObject);
         let patched = self.api::<K>(desired).patch(&desired.name_any(), &params, &Patch::Apply(desired)).await;
-        patched.map_err(|error| failed(desired, error))
+        let applied = patched.map_err(|error| failed(desired, error))?;
+        point(Point::ObjectApplied);
+        Ok(applied)
     }
 
     fn api<K>(&self, object: &K) -> Api<K>

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::events::{Recorder, Reporter};
+use kube::runtime::events::Reporter;
 use kube::{Client, Config, ResourceExt};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -89,7 +89,7 @@ async fn run(args: RunArgs) -> Result<()> {
         );
         let reporter = Reporter { controller: MANAGER.to_string(), instance: Some(identity.clone()) };
         let context = Context {
-            recorder: Recorder::new(client.clone(), reporter),
+            reporter,
             client: client.clone(),
             caches,
             leadership,

@@ -29,7 +29,7 @@ use kube::{Resource, ResourceExt};
 pub use budget::disruption_budget;
 pub use config::config_map;
 pub use secrets::{credentials, generated_password, password_in};
-pub use services::{headless, master, replicas};
+pub use services::{headless, leads_to, master, replicas};
 pub use statefulset::{replica_pods, service_account, stateful_set};
 
 use crate::api::{PASSWORD_KEY, ReplicatedRedis, SecretKeyRef};

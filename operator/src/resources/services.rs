@@ -9,9 +9,30 @@ use kube::ResourceExt;
 use super::{CLUSTER_LABEL, METRICS_PORT, PORT, ROLE_LABEL, child, one_label};
 use crate::api::{ReplicatedRedis, ServiceTemplate, ServiceType};
 
-/// NAME-master: the pod that carries the master role, whichever it is.
-pub fn master(owner: &ReplicatedRedis) -> Service {
-    by_role(owner, "master", "master", &owner.spec.services.master)
+/// Set by the StatefulSet controller on every pod.
+const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
+
+/// NAME-master: the pod of `instance`, whichever has the master role; `None`: no pod yet.
+///
+/// It is selected by its name and not by its role label, and also while it is not ready: so the role moves by *one* write of
+/// the Service. With labels an endpoint goes first and another comes later, and kube-proxy, which by default applies
+/// changes once a second, would keep clients waiting for that second. Who is master is not a question of readiness.
+pub fn master(owner: &ReplicatedRedis, instance: Option<&str>) -> Service {
+    let mut service = by_role(owner, "master", "master", &owner.spec.services.master);
+    if let Some(spec) = service.spec.as_mut() {
+        spec.publish_not_ready_addresses = Some(true);
+        if let Some(instance) = instance {
+            let name = owner.name_any();
+            let labels = [(CLUSTER_LABEL, name.as_str()), (POD_NAME_LABEL, instance)];
+            spec.selector = Some(labels.map(|(k, v)| (k.to_string(), v.to_string())).into());
+        }
+    }
+    service
+}
+
+/// The instance that a NAME-master in the cluster leads to.
+pub fn leads_to(service: &Service) -> Option<&str> {
+    service.spec.as_ref()?.selector.as_ref()?.get(POD_NAME_LABEL).map(String::as_str)
 }
 
 /// NAME-replicas: the ready pods that carry the replica role.
@@ -79,11 +100,14 @@ mod tests {
     use crate::resources::tests::datastore;
 
     #[test]
-    fn the_master_service_follows_the_role_not_the_pool() {
-        let service = master(&datastore(|_| {}));
+    fn the_master_service_leads_to_one_pod_and_before_the_first_master_to_none() {
+        let owner = datastore(|_| {});
+        let service = master(&owner, Some("x-replica-1"));
         assert_eq!(service.metadata.name.as_deref(), Some("x-master"));
-        let selector = service.spec.unwrap().selector.unwrap();
-        assert_eq!((selector.len(), selector[ROLE_LABEL].as_str()), (2, "master"));
+        assert_eq!(leads_to(&service), Some("x-replica-1"));
+        let first = master(&owner, None);
+        assert_eq!(leads_to(&first), None);
+        assert_eq!(first.spec.unwrap().selector.unwrap()[ROLE_LABEL], "master");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{Failure, RETRY_PAUSE, Session, call};
 use crate::api::ReplicatedRedis;
 use crate::change::{Change, Kind};
+use crate::fault::{Point, point};
 use crate::link::{Outcome, POLL_BUSY, POLL_QUIET};
 use crate::observe::Observed;
 use crate::plan::{Action, Order, Plan};
@@ -57,8 +58,10 @@ impl Session {
         let mut object = self.object.clone();
         object.status.get_or_insert_default().record = Some(record.clone());
         let api: Api<ReplicatedRedis> = self.api();
+        point(Point::WriteRecord);
         match call(api.replace_status(&self.key.1, &PostParams::default(), &object)).await {
             Ok(written) => {
+                point(Point::RecordWritten);
                 let before = self.record().cloned();
                 self.object = written;
                 if self.tenure.on_written(before.as_ref(), record, self.clock.now()) {
@@ -80,6 +83,9 @@ impl Session {
             return;
         }
         let Some(pod) = self.pods.get_mut(name) else { return };
+        if let Some((before, _)) = points_of(order) {
+            point(before);
+        }
         if pod.order(order.clone())
             && let Order::Lease { token, .. } = order
         {
@@ -95,7 +101,7 @@ impl Session {
         let since = Instant::now() - Duration::from_millis(silent_for.unwrap_or(0));
         // A change that did not come to its end goes on from where writes stopped.
         let since = self.change.as_ref().map_or(since, |change| change.since().min(since));
-        self.switchover = None;
+        self.switchover_begun |= self.switchover.take().is_some();
         self.change = Some(Change::begin(kind, old.map(|m| m.name.clone()), since));
     }
 
@@ -139,6 +145,9 @@ impl Session {
         if let Some(pod) = self.pods.get_mut(&outcome.instance) {
             pod.on_outcome(outcome);
         }
+        if let (Some((_, after)), Ok(())) = (points_of(&outcome.order), &outcome.result) {
+            point(after);
+        }
         match (&outcome.order, &outcome.result) {
             (Order::Handover { .. }, Ok(())) => {
                 if let Some(change) = self.change.as_mut() {
@@ -150,5 +159,17 @@ impl Session {
             }
             (_, Ok(()) | Err(_)) => {}
         }
+    }
+}
+
+/// Before an order is sent, and after its answer was heard.
+fn points_of(order: &Order) -> Option<(Point, Point)> {
+    match order {
+        Order::Promise { .. } => Some((Point::Promise, Point::Promised)),
+        Order::Promote { .. } => Some((Point::Promote, Point::Promoted)),
+        Order::Lease { .. } => Some((Point::Lease, Point::Leased)),
+        Order::Follow { .. } => Some((Point::Follow, Point::Followed)),
+        Order::Handover { .. } => Some((Point::Handover, Point::HandedOver)),
+        Order::AcceptMaster => None,
     }
 }

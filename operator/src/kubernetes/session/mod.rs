@@ -74,6 +74,8 @@ pub(super) struct Session {
     /// This operator has seen a master that took writes.
     had_master: bool,
     switchover: Option<(Option<String>, Instant)>,
+    /// The one that was asked for is in the record.
+    switchover_begun: bool,
     retry_at: Option<Instant>,
     /// A write of the record failed, and the object was not read since.
     unsure: bool,
@@ -129,6 +131,7 @@ impl Session {
             change: None,
             had_master: false,
             switchover: None,
+            switchover_begun: false,
             retry_at: None,
             unsure: false,
             last_problem: String::new(),

@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use super::{Failure, Session, call};
+use crate::fault::{Point, point};
 use crate::resources;
 
 /// The part of a datastore's problems that is told here: see [`super::Problems`].
@@ -53,8 +54,9 @@ impl Session {
             None if self.password.is_none() && self.may_call() => {
                 let secret = resources::generated_password(&self.object, &random_password());
                 let api: Api<Secret> = self.api();
+                point(Point::CreatePassword);
                 match call(api.create(&PostParams::default(), &secret)).await {
-                    Ok(_) => {}
+                    Ok(_) => point(Point::PasswordCreated),
                     Err(Failure::Api(kube::Error::Api(status))) if status.is_already_exists() => {}
                     Err(error) => self.problem(&format!("cannot create the Secret {}: {error}", source.name)).await,
                 }

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::{Session, call};
 use crate::api::{ReplicatedRedis, ReplicatedRedisStatus};
+use crate::fault::{Point, point};
 use crate::kubernetes::objects::is_at_least;
 use crate::metrics::State;
 use crate::observe::Observed;
@@ -42,7 +43,9 @@ impl Session {
         let (api, bell) = (self.api::<ReplicatedRedis>(), Arc::clone(&self.reports.changed));
         self.report.write = Some(tokio::spawn(async move {
             // Refused when anything has changed meanwhile: then it is made again from what is there.
+            point(Point::WriteStatus);
             let written = call(api.replace_status(&object.name_any(), &PostParams::default(), &object)).await.ok();
+            point(Point::StatusWritten);
             bell.notify_one();
             written
         }));
@@ -70,6 +73,7 @@ impl Session {
             generation: self.object.metadata.generation,
             replicas: self.object.spec.replicas,
             nodes: pods.iter().map(node).collect(),
+            leads_to: self.led_to(),
             stalled: self.problems.latest(),
         };
         let before = self.object.status.clone().unwrap_or_default();
@@ -102,7 +106,9 @@ impl Session {
 
     pub(super) async fn event(&self, kind: EventType, reason: &str, note: &str) {
         tracing::info!("{}/{}: {reason}: {note}", self.key.0, self.key.1);
-        publish(&self.context.recorder, &self.object.object_ref(&()), kind, reason, note);
+        // One that is kept would count later events of the same reason as repetitions of the first, with the first one's note.
+        let recorder = Recorder::new(self.context.client.clone(), self.context.reporter.clone());
+        publish(recorder, &self.object.object_ref(&()), kind, reason, note);
     }
 
     /// A failure that may come back at every turn: told when it changes.
@@ -116,7 +122,7 @@ impl Session {
 }
 
 /// Events are for people: nothing waits for them.
-fn publish(recorder: &Recorder, about: &ObjectReference, kind: EventType, reason: &str, note: &str) {
+fn publish(recorder: Recorder, about: &ObjectReference, kind: EventType, reason: &str, note: &str) {
     let event = Event {
         type_: kind,
         reason: reason.to_string(),
@@ -124,7 +130,7 @@ fn publish(recorder: &Recorder, about: &ObjectReference, kind: EventType, reason
         action: reason.to_string(),
         secondary: None,
     };
-    let (recorder, about) = (recorder.clone(), about.clone());
+    let about = about.clone();
     tokio::spawn(async move {
         if let Err(error) = call(recorder.publish(&event, &about)).await {
             tracing::warn!("cannot publish an event: {error}");

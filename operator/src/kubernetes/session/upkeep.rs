@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::{Failure, RETRY_PAUSE, Session, call};
 use crate::api::ReplicatedRedis;
+use crate::fault::{Point, point};
 use crate::kubernetes::Context;
 use crate::kubernetes::objects::{Applier, ApplyError, Pending};
 use crate::observe::{Observed, Role};
@@ -37,6 +38,7 @@ struct Inputs {
     generation: Option<i64>,
     pods: i32,
     password: Option<String>,
+    leads_to: Option<String>,
     seen: u64,
 }
 
@@ -60,6 +62,7 @@ impl Session {
             generation: self.object.metadata.generation,
             pods: resources::replica_pods(&self.key.1, self.object.spec.replicas, self.record()),
             password: self.password.clone(),
+            leads_to: self.master_service_leads_to(plan, observed),
             seen: self.context.caches.hub.seen(&self.key),
         };
         let labels = self.wanted_labels(plan, observed);
@@ -72,6 +75,7 @@ impl Session {
             object: self.object.clone(),
             pods: inputs.pods,
             password: self.password.clone(),
+            leads_to: inputs.leads_to.clone(),
             applied: std::mem::take(&mut self.upkeep.applied),
             labels,
         };
@@ -108,6 +112,19 @@ impl Session {
         }
     }
 
+    /// Where NAME-master leads: to the master once it is one, and until then where it led before. A former master refuses
+    /// writes by itself, and serves those that only read.
+    fn master_service_leads_to(&self, plan: &Plan, observed: &Observed) -> Option<String> {
+        let is_master = |name: &&String| observed.answering(name).is_some_and(|s| s.role == Role::Master);
+        plan.master.as_ref().filter(is_master).cloned().or_else(|| self.led_to())
+    }
+
+    /// Where it leads as far as this operator has seen.
+    pub(super) fn led_to(&self) -> Option<String> {
+        let service = self.context.caches.services.get(&self.key.0, &format!("{}-master", self.key.1))?;
+        resources::leads_to(&service).map(str::to_string)
+    }
+
     /// Pods whose role label is not what it should be, those that lose it first: there is one master label at most.
     fn wanted_labels(&self, plan: &Plan, observed: &Observed) -> Vec<(Arc<Pod>, Option<&'static str>)> {
         let label = |name: &str| match observed.answering(name).map(|s| s.role) {
@@ -141,19 +158,24 @@ fn is_members_change(observed: &Observed) -> bool {
     observed.record.as_ref().is_some_and(|r| matches!(r.target, Some(Target::Members { .. })))
 }
 
-/// What is done beside the loop, in this order: labels, objects.
+/// What is done beside the loop, in this order: the master Service, labels, objects.
 #[derive(Debug)]
 struct Work {
     context: Arc<Context>,
     object: ReplicatedRedis,
     pods: i32,
     password: Option<String>,
+    leads_to: Option<String>,
     applied: Pending,
     labels: Vec<(Arc<Pod>, Option<&'static str>)>,
 }
 
 impl Work {
     async fn run(mut self, bell: Arc<Notify>) -> Upkept {
+        let context = Arc::clone(&self.context);
+        let mut applied = std::mem::take(&mut self.applied);
+        let mut applier = Applier { client: &context.client, caches: &context.caches, pending: &mut applied };
+        let mut outcome = applier.master_service(&self.object, self.leads_to.as_deref()).await;
         for (pod, role) in std::mem::take(&mut self.labels) {
             if let Err(error) = self.label(&pod, role).await {
                 tracing::debug!("the role label of {}: {error}", pod.name_any());
@@ -161,15 +183,12 @@ impl Work {
                 break;
             }
         }
-        let mut outcome = Ok(());
         let tried = self.password.is_some();
-        if let Some(password) = self.password.clone() {
-            let context = Arc::clone(&self.context);
-            let mut applier = Applier { client: &context.client, caches: &context.caches, pending: &mut self.applied };
-            outcome = applier.everything(&self.object, self.pods, &context.image, &password).await;
+        if let (Some(password), true) = (&self.password, outcome.is_ok()) {
+            outcome = applier.everything(&self.object, self.pods, &context.image, password).await;
         }
         bell.notify_one();
-        Upkept { applied: self.applied, outcome, tried }
+        Upkept { applied, outcome, tried }
     }
 
     fn api<K>(&self) -> Api<K>
@@ -189,6 +208,9 @@ impl Work {
                 "labels": {ROLE_LABEL: role},
             }
         });
-        call(self.api::<Pod>().patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch))).await.map(drop)
+        point(Point::Label);
+        call(self.api::<Pod>().patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch))).await?;
+        point(Point::Labelled);
+        Ok(())
     }
 }
