@@ -80,14 +80,6 @@ cluster: nodes ## a real Kubernetes of NODES=1 nodes on this machine with our im
 	$(CARGO) build --release --bin replicated-redis-server --bin replicated-redis-operator
 	$(AS_ROOT) tests/cluster/up.sh $(NODES)
 
-.PHONY: cluster-smoke
-cluster-smoke: ## our operator and servers in the cluster of `make cluster` (or of KUBECONFIG): write, fail over, read
-	$(AS_ROOT) tests/cluster/smoke.sh
-
-.PHONY: cluster-node-loss
-cluster-node-loss: ## cut the power of the master's node, in the cluster of `make cluster NODES=3`
-	$(AS_ROOT) tests/cluster/node_loss.sh
-
 .PHONY: cluster-down
 cluster-down: ## end that cluster
 	$(AS_ROOT) tests/cluster/down.sh

@@ -103,6 +103,10 @@ impl Cluster {
         names.lines().map(|line| line.trim_start_matches("node/").to_string()).collect()
     }
 
+    pub fn kubectl_program(&self) -> &Path {
+        &self.kubectl
+    }
+
     /// kubectl, to be run with arguments of the caller.
     pub fn kubectl_command(&self) -> Command {
         let mut command = Command::new(&self.kubectl);
@@ -156,10 +160,26 @@ impl Cluster {
         (pod, node)
     }
 
+    /// A field of the operator's pod.
+    pub fn operator_field(&self, pod: &str, path: &str) -> String {
+        self.kubectl_ok(&["-n", SYSTEM, "get", "pod", pod, "-o", &format!("jsonpath={{{path}}}")])
+    }
+
+    /// Changes the operators' Deployment, and waits until only its new pods are there.
+    pub fn patch_operator(&self, patch: &str) {
+        self.kubectl_ok(&["-n", SYSTEM, "patch", "deployment", OPERATOR, "--patch", patch]);
+        self.wait_for_operator();
+        let count = ["-n", SYSTEM, "get", "deployment", OPERATOR, "-o", "jsonpath={.spec.replicas}"];
+        let wanted = self.kubectl_ok(&count).parse().unwrap_or(1);
+        let pods = ["-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/component=operator", "-o", "name"];
+        wait_for("the old operators to be gone", Duration::from_secs(60), || {
+            self.kubectl_ok(&pods).lines().count() == wanted
+        });
+    }
+
     /// Ends the operator's process without a word; its kubelet starts it again.
     pub fn kill_operator(&self, pod: &str) {
-        let uid = self.kubectl_ok(&["-n", SYSTEM, "get", "pod", pod, "-o", "jsonpath={.metadata.uid}"]);
-        crate::local::kill("-KILL", self.process_of(&uid));
+        crate::local::kill("-KILL", self.process_of(&self.operator_field(pod, ".metadata.uid")));
     }
 
     // ---- nodes ----
@@ -234,6 +254,11 @@ impl Cluster {
         found.next().unwrap_or_else(|| panic!("no process of ours runs in pod {uid}"))
     }
 
+    /// Where an emptyDir of a pod is, on this machine.
+    pub fn empty_dir(&self, node: &str, uid: &str, volume: &str) -> PathBuf {
+        self.state().join(node).join(format!("var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/{volume}"))
+    }
+
     /// Undoes every fault, and makes all nodes fit for pods.
     pub fn heal(&self) {
         let (dead, cut_off) = {
@@ -242,10 +267,12 @@ impl Cluster {
         };
         cut_off.iter().for_each(|n| self.reconnect(&format!("node{n}")));
         dead.iter().for_each(|n| self.start_node(&format!("node{n}")));
-        if dead.is_empty() && cut_off.is_empty() {
-            return;
+        self.nodes().iter().for_each(|node| {
+            self.kubectl_ok(&["uncordon", node]);
+        });
+        if !dead.is_empty() || !cut_off.is_empty() {
+            self.wait_for_nodes();
         }
-        self.wait_for_nodes();
     }
 
     /// Waits until every node is ready.

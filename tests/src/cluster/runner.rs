@@ -138,10 +138,10 @@ fn run_case(case: &Case, cluster: &'static Cluster) -> bool {
             if !ok {
                 let _ = catch_unwind(AssertUnwindSafe(|| scene.dump()));
             }
-            scene.clear();
             if case.needs != Needs::Namespace {
                 cluster.heal();
             }
+            scene.clear();
             ok
         }));
         // Nobody listens any more when the limit was passed.

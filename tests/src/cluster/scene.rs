@@ -1,7 +1,8 @@
 //! What one case of the suite has: a namespace of its own in the cluster, and a voice.
 
 use std::fs;
-use std::process::Output;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -55,6 +56,20 @@ impl<'c> Scene<'c> {
         self.cluster.kubectl(&[&["-n", &self.namespace], args].concat())
     }
 
+    /// Runs a line of shell in a folder, as a person would whose kubectl is about the case's namespace.
+    pub fn shell(&self, dir: &Path, line: &str) -> Output {
+        let config = tempfile::NamedTempFile::new().expect("a file can be made");
+        fs::copy(self.cluster.kubeconfig(), config.path()).expect("the kubeconfig can be copied");
+        let kubectl = self.cluster.kubectl_program().display();
+        let script = format!(
+            "kubectl() {{ {kubectl} \"$@\"; }}\nkubectl config set-context --current --namespace={} >/dev/null\n{line}",
+            self.namespace
+        );
+        let mut command = Command::new("bash");
+        command.args(["-euc", &script]).current_dir(dir).env("KUBECONFIG", config.path()).stdin(Stdio::null());
+        command.output().expect("bash can be run")
+    }
+
     /// Runs kubectl, which must succeed; what it printed.
     pub fn kubectl_ok(&self, args: &[&str]) -> String {
         let output = self.kubectl(args);
@@ -71,13 +86,23 @@ impl<'c> Scene<'c> {
 
     /// Applies YAML in the case's namespace.
     pub fn apply(&self, yaml: &str) -> Output {
+        self.apply_to(&self.namespace, yaml)
+    }
+
+    fn apply_to(&self, namespace: &str, yaml: &str) -> Output {
         let file = tempfile::NamedTempFile::new().expect("a file can be made");
         fs::write(file.path(), yaml).expect("the file can be written");
-        self.kubectl(&["apply", "--validate=strict", "-f", &file.path().to_string_lossy()])
+        let path = file.path().to_string_lossy();
+        self.cluster.kubectl(&["-n", namespace, "apply", "--validate=strict", "-f", &path])
     }
 
     pub fn apply_ok(&self, yaml: &str) {
-        let output = self.apply(yaml);
+        self.apply_in(&self.namespace, yaml);
+    }
+
+    /// Applies YAML in another namespace, which must succeed.
+    pub fn apply_in(&self, namespace: &str, yaml: &str) {
+        let output = self.apply_to(namespace, yaml);
         assert!(output.status.success(), "{}", text(&output.stderr));
     }
 

@@ -31,7 +31,8 @@ impl<'s> Store<'s> {
     pub fn apply(&self, spec: &str) {
         let (name, namespace) = (&self.name, &self.namespace);
         let head = "apiVersion: replicated-redis.io/v1alpha1\nkind: ReplicatedRedis";
-        self.scene.apply_ok(&format!("{head}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n"));
+        let yaml = format!("{head}\nmetadata: {{name: {name}, namespace: {namespace}}}\nspec: {spec}\n");
+        self.scene.apply_in(namespace, &yaml);
     }
 
     /// Runs kubectl in its namespace, which must succeed; what it printed.
@@ -42,6 +43,12 @@ impl<'s> Store<'s> {
     /// A field of the object by its JSON path, as in `.status.phase`.
     pub fn field(&self, path: &str) -> String {
         self.kubectl_ok(&["get", "rr", &self.name, "-o", &format!("jsonpath={{{path}}}")])
+    }
+
+    /// The whole object.
+    pub fn json(&self) -> serde_json::Value {
+        let text = self.kubectl_ok(&["get", "rr", &self.name, "-o", "json"]);
+        serde_json::from_str(&text).expect("kubectl prints JSON")
     }
 
     pub fn condition(&self, kind: &str, field: &str) -> String {
@@ -76,6 +83,29 @@ impl<'s> Store<'s> {
         let old = self.master();
         self.kubectl_ok(&["annotate", "rr", &self.name, &format!("replicated-redis.io/switchover={to}")]);
         self.wait_for_other_master(&old, SOON)
+    }
+
+    /// Brings the master role to an instance that does not live on `node`, if it is there; the master, and its node.
+    pub fn master_away_from(&self, node: &str) -> (String, String) {
+        let is_elsewhere = |pod: &String| self.node_of(pod) != node;
+        let mut master = self.master();
+        if !is_elsewhere(&master) {
+            let to = self.pods().into_iter().find(is_elsewhere).expect("instances are on several nodes");
+            master = self.switch_over(&to);
+            self.wait_ready(SOON);
+        }
+        let node = self.node_of(&master);
+        (master, node)
+    }
+
+    /// Waits until the record has so many members, and no change is under way.
+    pub fn wait_for_members(&self, number: usize) {
+        wait_for(&format!("{number} members"), SOON, || {
+            let record = &self.json()["status"]["record"];
+            record["target"].is_null()
+                && record["previous"].is_null()
+                && record["members"].as_array().is_some_and(|members| members.len() == number)
+        });
     }
 
     /// Reason and text of every event about it.

@@ -14,7 +14,12 @@ pub(super) const CASES: &[Case] = &[
         limit: Duration::from_secs(180),
         run: without_operator,
     },
+    // The last of the suite, when nothing else runs: it measures.
+    Case { name: "failover_times", needs: Needs::Cluster, limit: Duration::from_secs(240), run: times },
 ];
+
+/// How often each change is measured.
+const ROUNDS: usize = 7;
 
 const SPEC: &str = "{replicas: 2, durability: {writeQuorum: 1}, storage: {size: 64Mi}}";
 const LIMIT: Duration = Duration::from_secs(60);
@@ -80,5 +85,32 @@ fn without_operator(scene: &Scene<'_>) {
     scene.step(&format!("operator and master killed: {next} is master, no write was taken for {} ms", pause / 1000));
     scene.cluster.wait_for_operator();
     store.wait_ready(Duration::from_secs(90));
+    store.judge(vec![witness], Promise::Quorum);
+}
+
+/// How long clients of the master Service cannot write: the figures of the README.
+fn times(scene: &Scene<'_>) {
+    let store = scene.ready_store("shop", SPEC);
+    let witness = store.witness();
+    let measure = |what: &str, change: &dyn Fn(&str)| {
+        let mut pauses: Vec<u64> = (0..ROUNDS)
+            .map(|_| {
+                let (master, begun) = (store.master(), now_us());
+                change(&master);
+                store.wait_for_other_master(&master, LIMIT);
+                witness.accepted_after(now_us(), LIMIT);
+                store.wait_ready(LIMIT);
+                // Not in the wake of the last change.
+                std::thread::sleep(Duration::from_secs(2));
+                longest_pause_since(&witness, begun) / 1000
+            })
+            .collect();
+        pauses.sort_unstable();
+        scene.step(&format!("{what}: no write was taken for {} ms at the median of {pauses:?}", pauses[ROUNDS / 2]));
+    };
+    measure("the master's process is killed", &|master| store.signal(master, "-KILL"));
+    measure("a switchover is asked for", &|_| {
+        scene.kubectl_ok(&["annotate", "rr", "shop", "replicated-redis.io/switchover=any"]);
+    });
     store.judge(vec![witness], Promise::Quorum);
 }

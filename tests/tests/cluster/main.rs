@@ -2,11 +2,28 @@
 //!
 //! `make test` runs all of it; `make cluster-test ONLY="failover scale"` runs the cases whose names begin so.
 
+mod drain;
 mod failover;
+mod fence;
 mod helm_chart;
+mod node_loss;
+mod operator_crash;
+mod scale;
+mod tour;
+mod two_tenants;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    harness::cluster::main(&[failover::CASES, helm_chart::CASES])
+    harness::cluster::main(&[
+        two_tenants::CASES,
+        scale::CASES,
+        tour::CASES,
+        failover::CASES,
+        drain::CASES,
+        fence::CASES,
+        node_loss::CASES,
+        operator_crash::CASES,
+        helm_chart::CASES,
+    ])
 }
