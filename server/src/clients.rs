@@ -1,8 +1,9 @@
 //! The connected clients, across workers: what CLIENT LIST shows and CLIENT KILL ends.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::Waker;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -48,8 +49,10 @@ pub struct Client {
     pub commands: AtomicU64,
     pub text: Mutex<ClientText>,
     pub killed: AtomicBool,
-    /// Wakes the connection to see `killed`.
+    /// Wakes the connection to see `killed`, where it waits for this or for something else.
     pub wake: Notify,
+    /// Its task, which waits for input.
+    task: OnceLock<Waker>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -80,10 +83,19 @@ impl Client {
         }
     }
 
+    /// The task that is to look at `killed` when that is set; it stays the same. To be said before it looks.
+    #[inline]
+    pub(crate) fn set_task(&self, task: &Waker) {
+        self.task.get_or_init(|| task.clone());
+    }
+
     pub fn kill(&self) {
         self.killed.store(true, Ordering::Release);
         self.wake.notify_waiters();
         self.wake.notify_one();
+        if let Some(task) = self.task.get() {
+            task.wake_by_ref();
+        }
     }
 
     /// The letters of CLIENT LIST.
@@ -170,6 +182,7 @@ impl Clients {
             text: Mutex::default(),
             killed: AtomicBool::new(false),
             wake: Notify::new(),
+            task: OnceLock::new(),
         });
         self.all.lock().insert(client.id, Arc::clone(&client));
         client

@@ -142,8 +142,7 @@ fn gather(server: &Server) -> Result<String, prometheus::Error> {
     let vector = |name: &str, help: &str, labels: &[&str]| GaugeVec::new(Opts::new(name, help), labels);
     let db_keys = vector("redis_db_keys", "Keys of a database", &["db"])?;
     let db_expiring = vector("redis_db_keys_expiring", "Keys of a database that have an expiry", &["db"])?;
-    for db in 0..server.keyspace.databases() {
-        let (keys, expiring) = server.keyspace.sizes(db);
+    for (db, (keys, expiring)) in server.keyspace.sizes().into_iter().enumerate() {
         if keys > 0 || db == 0 {
             db_keys.with_label_values(&[&format!("db{db}")]).set(keys as f64);
             db_expiring.with_label_values(&[&format!("db{db}")]).set(expiring as f64);

@@ -343,8 +343,7 @@ fn latencystats(_: &Server, settings: &Settings, out: &mut String) {
 
 fn keyspace(server: &Server, _: &Settings, out: &mut String) {
     let mut rng = Rng::new(random_u64());
-    for db in 0..server.keyspace.databases() {
-        let (keys, expires) = server.keyspace.sizes(db);
+    for (db, (keys, expires)) in server.keyspace.sizes().into_iter().enumerate() {
         if keys > 0 {
             let ttl = if expires > 0 { server.keyspace.average_ttl_ms(db, clock::unix_ms(), &mut rng) } else { 0 };
             line(out, &format!("db{db}"), format!("keys={keys},expires={expires},avg_ttl={ttl}"));

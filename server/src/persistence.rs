@@ -102,8 +102,7 @@ impl Snapshot {
     /// Makes the cut and attaches so many readers to the log at its offset. The caller holds `persistence.walk`.
     pub fn begin(server: &Arc<Server>, readers: usize, compress: bool) -> (Self, Vec<Option<ReaderId>>) {
         let encode = if compress { rdb::encode_entry_compressed } else { rdb::encode_entry };
-        let sizes = (0..server.keyspace.databases())
-            .map(|db| (db, server.keyspace.sizes(db)))
+        let sizes = (server.keyspace.sizes().into_iter().enumerate())
             .filter(|(_, (keys, _))| *keys > 0)
             .map(|(db, (keys, expiring))| (db, keys, expiring))
             .collect();
@@ -120,7 +119,7 @@ impl Snapshot {
         drop(log);
         let snapshot = Self {
             server: Arc::clone(server),
-            walk: SnapshotWalk::begin(&mut locked, encode),
+            walk: SnapshotWalk::begin(&server.keyspace, &mut locked, encode),
             offset: end,
             history,
             stream_db,

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use engine::Keyspace;
+use engine::keyspace::SHARDS_MAX;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::Notify;
 
@@ -78,6 +79,8 @@ pub struct Pause {
 #[derive(Debug)]
 pub struct Server {
     settings: RwLock<Arc<Settings>>,
+    /// Grows with each change of the settings.
+    settings_version: AtomicU64,
     pub config_file: Option<PathBuf>,
     listening: Listening,
     pub keyspace: Keyspace,
@@ -124,7 +127,9 @@ impl Server {
     pub fn new(settings: Settings, config_file: Option<PathBuf>, listening: Listening) -> Result<Self, String> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = if settings.io_threads == 0 { cpus } else { settings.io_threads as usize };
-        let shards = if workers == 1 { 1 } else { 64 };
+        // Many more than workers: two of them, with some dozens locked each, seldom want the same. Empty ones take memory.
+        let many = (SHARDS_MAX * 16 / settings.databases.max(1) as usize).clamp(64, SHARDS_MAX);
+        let shards = if workers == 1 { 1 } else { 1 << many.ilog2() };
         let seed = [random_u64(), random_u64()];
         engine::types::members::seed(seed);
         let run_id = replication::ReplId::from_random(random()).to_string();
@@ -134,6 +139,7 @@ impl Server {
             repl: Replication::new(&settings)?,
             persistence: Persistence::default(),
             settings: RwLock::new(Arc::new(settings)),
+            settings_version: AtomicU64::new(0),
             config_file,
             listening,
             keyspace,
@@ -177,6 +183,12 @@ impl Server {
         Arc::clone(&self.settings.read())
     }
 
+    /// To be asked for before [`Server::settings`]: as long as it stays the same they do.
+    #[inline]
+    pub fn settings_version(&self) -> u64 {
+        self.settings_version.load(Ordering::Acquire)
+    }
+
     /// CONFIG SET: replaces the settings. What cannot be obeyed leaves everything as it was; the error names the
     /// parameter and says why.
     pub fn change_settings(&self, mut settings: Settings) -> Result<(), (&'static str, String)> {
@@ -208,6 +220,7 @@ impl Server {
         logging::set_level(settings.loglevel);
         self.repl.resize_log(&settings);
         *current = Arc::new(settings);
+        self.settings_version.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 

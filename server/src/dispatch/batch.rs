@@ -1,14 +1,18 @@
-//! What the commands of one pipeline share, so that each of them costs less: the lock of the shard that the last one
-//! touched, the effects that wait for the log, a reading of the clock, a counter.
+//! What commands that are run one after the other share, those of one pipeline and of several connections, so that each of
+//! them costs less: the locks of the shards that they touch, the effects that wait for the log, a reading of the clock, a
+//! counter.
 //!
-//! The order stays the one of execution: effects wait only while the shard in which they happened is locked. Whoever locks a
-//! shard, a snapshot or a promise included, finds everything that was done to it in the log.
+//! The order stays the one of execution: effects wait only while the shards in which they happened are locked. Whoever locks
+//! a shard, a snapshot or a promise included, finds everything that was done to it in the log. All shards of a batch are given
+//! back together, when what waits has been appended; and a batch that holds shards waits for no other
+//! (see `engine::keyspace::Locked`).
 
 use std::sync::atomic::Ordering;
 
-use engine::keyspace::Locked;
+use engine::keyspace::{Added, Locked, Touch};
+use smallvec::SmallVec;
 
-use super::{Origin, Session};
+use super::Session;
 use crate::clock;
 use crate::config::Settings;
 use crate::latency;
@@ -17,10 +21,14 @@ use crate::state::Server;
 
 /// More than this does not wait for the end of the batch.
 const WAITING_MAX: usize = 32 * 1024;
+/// Shards are not held for longer than this and a command, so that others get their turn.
+const HELD_MAX_NS: u64 = 100_000;
+/// Shards that are held when a batch looks ahead, at most: there has to be room for what comes.
+const HELD_BEFORE_MAX: usize = 16;
 
 /// Commands for the log, as RESP. What belongs together (a transaction, a command with the expiries that it found) is a unit.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+struct Waiting {
     bytes: Vec<u8>,
     /// Database in which the first and the last command run.
     dbs: Option<(usize, usize)>,
@@ -28,13 +36,13 @@ pub(super) struct Waiting {
     unit: usize,
     commands: usize,
     /// EXEC is running: what its commands do belongs together.
-    pub(super) exec: bool,
+    exec: bool,
 }
 
 impl Waiting {
     /// Adds `count` commands.
     #[inline]
-    pub(super) fn push(&mut self, db: usize, commands: &[u8], count: usize) {
+    fn push(&mut self, db: usize, commands: &[u8], count: usize) {
         match &mut self.dbs {
             None => self.dbs = Some((db, db)),
             Some((_, last)) if *last == db => {}
@@ -62,9 +70,9 @@ impl Waiting {
 }
 
 impl Waiting {
-    /// The commands of the unit have nothing to do with each other: deletions of keys that were met by chance.
+    /// See [`Batch::separate`].
     #[inline]
-    pub(super) fn separate(&mut self) {
+    fn separate(&mut self) {
         if !self.exec {
             self.commands = 0;
         }
@@ -79,7 +87,15 @@ pub struct Batch<'s> {
     /// The last reading of the clock: where the last command ended and the next one begins.
     now_ns: u64,
     unix_minus_now_ms: u64,
-    held: Option<(usize, Locked<'s>)>,
+    held: Locked<'s>,
+    /// When the first of them was locked.
+    held_since_ns: u64,
+    /// What is taken by another thread is not waited for: the command is put off.
+    pub puts_off: bool,
+    /// Effects that are not in the log yet.
+    waiting: Waiting,
+    /// End of the log behind what was appended last; 0 if nothing was.
+    end: u64,
     counted: Option<(&'static Entry, u64, u64)>,
     /// Durations of the counted ones, by bucket.
     spread: [u8; latency::BUCKETS],
@@ -88,6 +104,11 @@ pub struct Batch<'s> {
 
 impl<'s> Batch<'s> {
     pub fn new(server: &'s Server, settings: &'s Settings) -> Self {
+        Self::with_buffer(server, settings, Vec::new())
+    }
+
+    /// With what [`Batch::end`] returned: an empty buffer that need not grow again.
+    pub fn with_buffer(server: &'s Server, settings: &'s Settings, buffer: Vec<u8>) -> Self {
         let now_ns = clock::monotonic_ns();
         let unix_minus_now_ms = clock::unix_ms().wrapping_sub(now_ns / 1_000_000);
         Self {
@@ -95,7 +116,11 @@ impl<'s> Batch<'s> {
             settings,
             now_ns,
             unix_minus_now_ms,
-            held: None,
+            held: Locked::default(),
+            held_since_ns: now_ns,
+            puts_off: false,
+            waiting: Waiting { bytes: buffer, ..Waiting::default() },
+            end: 0,
             counted: None,
             spread: [0; latency::BUCKETS],
             changes: 0,
@@ -114,75 +139,144 @@ impl<'s> Batch<'s> {
         self.now_ms().wrapping_add(self.unix_minus_now_ms)
     }
 
-    /// The lock of one shard, kept from the last command if that is the one.
+    /// Looks ahead: locks what these commands are going to touch, as far as it is free, and brings it closer.
     #[inline]
-    pub(super) fn hold(&mut self, shard: usize, session: &mut Session) -> Locked<'s> {
-        match self.held.take() {
-            Some((held, locked)) if held == shard => locked,
-            other => {
-                self.held = other;
-                self.release(session);
-                self.server.keyspace.lock_one(shard)
+    pub fn prefetch(&mut self, touches: &[Touch<'_>]) {
+        if self.held.added() > HELD_BEFORE_MAX {
+            self.release();
+        }
+        if self.held.added() == 0 {
+            self.held_since_ns = self.now_ns;
+            if let (Some(first), false) = (touches.first(), self.puts_off) {
+                let keyspace = &self.server.keyspace;
+                keyspace.add_first(&mut self.held, keyspace.shard_of(first.hash));
             }
         }
+        self.server.keyspace.prefetch(&mut self.held, touches);
     }
 
-    /// Keeps the lock for the next command.
+    /// Locks one shard beside those that are held; `None`: the command is to be put off.
     #[inline]
-    pub(super) fn keep(&mut self, shard: usize, locked: Locked<'s>) {
-        self.held = Some((shard, locked));
+    pub(super) fn hold(&mut self, shard: usize) -> Option<Locked<'s>> {
+        self.hold_all(&[shard])
+    }
+
+    /// Locks several; `None`: the command is to be put off.
+    #[inline]
+    pub(super) fn hold_all(&mut self, shards: &[usize]) -> Option<Locked<'s>> {
+        if self.now_ns.saturating_sub(self.held_since_ns) > HELD_MAX_NS {
+            self.release();
+        }
+        let mut added = self.try_hold(shards);
+        if added == Added::Full && self.held.added() > 0 {
+            self.release();
+            added = self.try_hold(shards);
+        }
+        match added {
+            Added::Yes => return Some(std::mem::take(&mut self.held)),
+            Added::Taken if self.puts_off => return None,
+            Added::Taken | Added::Full => self.release(),
+        }
+        self.held_since_ns = self.now_ns;
+        match shards {
+            [one] => self.server.keyspace.add_first(&mut self.held, *one),
+            _ => return Some(self.server.keyspace.lock_some(&mut SmallVec::from_slice(shards))),
+        }
+        Some(std::mem::take(&mut self.held))
+    }
+
+    #[inline]
+    fn try_hold(&mut self, shards: &[usize]) -> Added {
+        if self.held.added() == 0 {
+            self.held_since_ns = self.now_ns;
+        }
+        let mut adding = shards.iter().map(|shard| self.server.keyspace.add(&mut self.held, *shard));
+        adding.find(|added| *added != Added::Yes).unwrap_or(Added::Yes)
+    }
+
+    /// Keeps what a command had locked for the next one; what was locked for it alone is given back.
+    #[inline]
+    pub(super) fn keep(&mut self, locked: Locked<'s>) {
+        if locked.grows() {
+            self.held = locked;
+        } else {
+            self.append();
+        }
     }
 
     /// Ends a unit of effects; the shards of its keys are locked.
     #[inline]
     pub(super) fn note(&mut self, changes: u64, session: &mut Session) {
         self.changes += changes;
-        session.waiting.end_unit();
-        if session.waiting.bytes.len() > WAITING_MAX {
-            self.append(session);
+        session.unlogged |= self.waiting.commands > 0;
+        self.waiting.end_unit();
+        if self.waiting.bytes.len() > WAITING_MAX {
+            self.append();
         }
+    }
+
+    /// Adds commands to the present unit.
+    #[inline]
+    pub(super) fn push(&mut self, db: usize, commands: &[u8], count: usize) {
+        self.waiting.push(db, commands, count);
+    }
+
+    /// The commands of the unit have nothing to do with each other: deletions of keys that were met by chance.
+    #[inline]
+    pub(super) fn separate(&mut self) {
+        self.waiting.separate();
+    }
+
+    /// EXEC is running: what its commands do belongs together.
+    pub(super) fn set_exec(&mut self, exec: bool) {
+        self.waiting.exec = exec;
     }
 
     /// A command as the client sent it. One that is large goes to the log without waiting, copied once.
     #[inline]
     pub(super) fn push_verbatim(&mut self, raw: &[u8], session: &mut Session) {
         let db = session.db;
-        if raw.len() <= WAITING_MAX / 4 || session.waiting.commands > 0 || !self.propagates(session) {
-            return session.waiting.push(db, raw, 1);
+        if raw.len() <= WAITING_MAX / 4 || self.waiting.commands > 0 || self.server.repl.is_replica() {
+            return self.push(db, raw, 1);
         }
-        self.append(session);
+        self.append();
         let mut log = self.server.repl.log.lock();
         log.append(db, raw);
-        session.write_offset = log.log.end();
-    }
-
-    /// A replica's own writes are nobody else's.
-    fn propagates(&self, session: &Session) -> bool {
-        session.origin == Origin::Client && !self.server.repl.is_replica()
+        self.end = log.log.end();
+        session.unlogged = true;
     }
 
     /// What waits goes to the log; the shards of its keys are still locked.
-    pub(super) fn append(&mut self, session: &mut Session) {
+    pub(super) fn append(&mut self) {
         if self.changes > 0 {
             self.server.dirty.fetch_add(std::mem::take(&mut self.changes), Ordering::Relaxed);
         }
-        let Some((first, last)) = session.waiting.dbs.take() else { return };
-        let propagates = self.propagates(session);
-        let waiting = &mut session.waiting;
-        if propagates {
+        let waiting = &mut self.waiting;
+        let Some((first, last)) = waiting.dbs.take() else { return };
+        // A replica's own writes are nobody else's.
+        if !self.server.repl.is_replica() {
             let mut log = self.server.repl.log.lock();
             log.append(first, &waiting.bytes);
             log.db = Some(last);
-            session.write_offset = log.log.end();
+            self.end = log.log.end();
         }
         waiting.bytes.clear();
         waiting.bytes.shrink_to(2 * WAITING_MAX);
     }
 
-    /// Gives the lock back.
-    pub(super) fn release(&mut self, session: &mut Session) {
-        self.append(session);
-        self.held = None;
+    /// Gives the locks back.
+    pub(super) fn release(&mut self) {
+        self.append();
+        self.held.clear();
+    }
+
+    /// Tells a session where in the log its writes are. Nothing waits.
+    #[inline]
+    pub fn settle(&self, session: &mut Session) {
+        debug_assert!(self.waiting.dbs.is_none(), "what waits has no place in the log yet");
+        if std::mem::take(&mut session.unlogged) && self.end > 0 {
+            session.write_offset = self.end;
+        }
     }
 
     /// A command has ended: returns how long it took, ns.
@@ -214,16 +308,22 @@ impl<'s> Batch<'s> {
         }
     }
 
-    /// Nothing waits any longer, nothing is locked.
-    pub fn end(mut self, session: &mut Session) {
-        self.release(session);
+    /// Everything is in the log and nothing is locked. Sessions that were in the batch are to be settled.
+    pub fn end(&mut self) -> Vec<u8> {
+        self.release();
         self.settle_count();
+        std::mem::take(&mut self.waiting.bytes)
+    }
+
+    /// Has anything been added to the log?
+    pub fn wrote(&self) -> bool {
+        self.end > 0
     }
 }
 
 impl Drop for Batch<'_> {
     fn drop(&mut self) {
-        debug_assert!(self.held.is_none() && self.changes == 0, "a batch is ended, not dropped");
+        debug_assert!(self.held.added() == 0 && self.changes == 0, "a batch is ended before it is dropped");
     }
 }
 

@@ -19,7 +19,6 @@ use replication::{Announced, Ask};
 use resp::{Args, Encoder, encode_command};
 use smallvec::SmallVec;
 
-use batch::Waiting;
 use gate::{Gate, gate};
 use transaction::{Multi, Watched, transaction};
 
@@ -56,6 +55,8 @@ pub enum Next {
     SkipReply,
     /// The command must wait until a pause is over and then be run again.
     Paused,
+    /// Another thread works on its keys: others go first, then it is run again.
+    PutOff,
 }
 
 /// Who gives the commands.
@@ -88,8 +89,8 @@ pub struct Session {
     pub last: u32,
     /// Log offset behind this connection's last write.
     pub write_offset: u64,
-    /// Effects of the present batch that are not in the log yet.
-    waiting: Waiting,
+    /// It has effects in the present batch that `write_offset` does not know of yet, see [`Batch::settle`].
+    unlogged: bool,
     scratch: Vec<u8>,
 }
 
@@ -111,7 +112,7 @@ impl Session {
             reply_skip: false,
             last: u32::MAX,
             write_offset: 0,
-            waiting: Waiting::default(),
+            unlogged: false,
             scratch: Vec::new(),
         }
     }
@@ -149,7 +150,8 @@ const NOT_WRITABLE: &str = "READONLY You can't write against a read only replica
 pub fn execute_alone(server: &Server, settings: &Settings, session: &mut Session, args: Args<'_>) -> Next {
     let mut batch = Batch::new(server, settings);
     let next = execute(&mut batch, session, args, None, None);
-    batch.end(session);
+    batch.end();
+    batch.settle(session);
     next
 }
 
@@ -167,6 +169,9 @@ pub fn execute(
         session.out.truncate(start);
         session.reply_skip = true;
         return Next::Continue;
+    }
+    if matches!(next, Next::Paused | Next::PutOff) {
+        return next;
     }
     if session.reply_off || std::mem::take(&mut session.reply_skip) {
         session.out.truncate(start);
@@ -234,12 +239,15 @@ fn execute_inner(
             Next::Continue
         }
         Handler::Engine(_) => {
-            run_engine(batch, session, entry, args, raw, hash);
+            if !run_engine(batch, session, entry, args, raw, hash) {
+                return Next::PutOff;
+            }
             Next::Continue
         }
         Handler::Server(run) => {
-            // It may look at the keyspace and at the counters by itself.
-            batch.release(session);
+            // It may look at the keyspace, at the counters and at its place in the log by itself.
+            batch.release();
+            batch.settle(session);
             batch.settle_count();
             match spec.name {
                 "multi" | "exec" | "discard" | "watch" | "unwatch" => transaction(batch, session, spec.name, args),
@@ -313,7 +321,7 @@ fn unknown(args: Args<'_>) -> CommandError {
 fn reject_exec(batch: &mut Batch<'_>, session: &mut Session, entry: &Entry, error: &CommandError) -> Next {
     session.multi = None;
     session.client.queued.store(-1, Ordering::Relaxed);
-    batch.release(session);
+    batch.release();
     session.unwatch(batch.server);
     let text = error.to_string();
     let text = format!("EXECABORT Transaction discarded because of: {}", text.trim_start_matches("ERR "));
@@ -342,6 +350,8 @@ enum Needs {
     One(usize),
     Some(SmallVec<[usize; 8]>),
     All,
+    /// This one, and those behind it as they come.
+    From(usize),
 }
 
 #[inline]
@@ -351,7 +361,10 @@ fn needs(server: &Server, flags: Flags, positions: KeyPositions, args: Args<'_>,
         return Needs::One(0);
     }
     if flags.contains(Flags::ALL_SHARDS) {
-        return Needs::All;
+        return match scan_cursor(args) {
+            Some(cursor) => Needs::From(keyspace.scan_begins(cursor)),
+            None => Needs::All,
+        };
     }
     if let Some(at) = positions.single() {
         let hash = hash.filter(|_| at == 1).unwrap_or_else(|| keyspace.hash(args.at(at)));
@@ -360,6 +373,11 @@ fn needs(server: &Server, flags: Flags, positions: KeyPositions, args: Args<'_>,
     let shards: SmallVec<[usize; 8]> =
         positions.iter().filter_map(|i| args.get(i)).map(|key| keyspace.shard_of(keyspace.hash(key))).collect();
     if shards.is_empty() { Needs::One(0) } else { Needs::Some(shards) }
+}
+
+/// Where SCAN goes on: it looks at one shard, or a few.
+fn scan_cursor(args: Args<'_>) -> Option<u64> {
+    args.at(0).eq_ignore_ascii_case(b"scan").then(|| resp::number::parse_u64(args.get(1)?))?
 }
 
 #[inline]
@@ -375,6 +393,7 @@ fn expired_keys(batch: &Batch<'_>, origin: Origin) -> ExpiredKeys {
     }
 }
 
+/// `false`: nothing was done, the command is to be put off.
 fn run_engine(
     batch: &mut Batch<'_>,
     session: &mut Session,
@@ -382,21 +401,22 @@ fn run_engine(
     args: Args<'_>,
     raw: Option<&[u8]>,
     hash: Option<u64>,
-) {
+) -> bool {
     let server = batch.server;
     let positions = entry.spec.key_positions(args);
-    let needs = needs(server, entry.spec.flags, positions, args, hash);
-    let mut locked = match needs {
-        Needs::One(shard) => batch.hold(shard, session),
-        Needs::Some(mut shards) => {
-            batch.release(session);
-            server.keyspace.lock_some(&mut shards)
-        }
+    let locked = match needs(server, entry.spec.flags, positions, args, hash) {
+        Needs::One(shard) => batch.hold(shard),
+        Needs::Some(shards) => batch.hold_all(&shards),
         Needs::All => {
-            batch.release(session);
-            server.keyspace.lock_all()
+            batch.release();
+            Some(server.keyspace.lock_all())
+        }
+        Needs::From(shard) => {
+            batch.release();
+            Some(server.keyspace.lock_from(shard))
         }
     };
+    let Some(mut locked) = locked else { return false };
     let write = session.origin == Origin::Client && entry.spec.flags.contains(Flags::WRITE);
     if write && !server.repl.still_writable(batch.settings.replica_read_only, batch.now_ms()) {
         reject(server, session, Some(entry), CommandError::Static(NOT_WRITABLE));
@@ -404,10 +424,8 @@ fn run_engine(
         let changes = run_locked(batch, session, entry, args, raw, hash, &mut locked);
         batch.note(changes, session);
     }
-    match locked.single() {
-        Some(shard) => batch.keep(shard, locked),
-        None => batch.append(session),
-    }
+    batch.keep(locked);
+    true
 }
 
 /// Runs a command of the engine under locks that are held already, and returns the number of changes. Its effects wait.
@@ -440,22 +458,23 @@ fn run_locked(
     let mut keys = ctx.keys;
     let changes = keys.changes();
     if keys.has_lazily_deleted() {
-        push_lazily_deleted(&mut session.waiting, &mut keys);
+        push_lazily_deleted(batch, &mut keys);
         if matches!(entry.spec.keys, Keys::None) {
-            session.waiting.separate();
+            batch.separate();
         }
     }
     drop(keys);
     if let Err(error) = result {
         fail(batch.server, session, entry, &error, start);
     }
-    if changes == 0 {
-        return 0;
+    // What our master sent is in the log as it came.
+    if changes == 0 || session.origin == Origin::Master {
+        return changes;
     }
     if !session.effects.verbatim() {
         let (bytes, count) = session.effects.records();
         if count > 0 {
-            session.waiting.push(db, bytes, count);
+            batch.push(db, bytes, count);
         }
     } else if let Some(raw) = raw {
         batch.push_verbatim(raw, session);
@@ -463,18 +482,18 @@ fn run_locked(
         session.scratch.clear();
         let argv: SmallVec<[&[u8]; 8]> = args.iter().collect();
         encode_command(&mut session.scratch, &argv);
-        session.waiting.push(db, &session.scratch, 1);
+        batch.push(db, &session.scratch, 1);
     }
     changes
 }
 
 #[cold]
-fn push_lazily_deleted(waiting: &mut Waiting, keys: &mut KeysView<'_>) {
+fn push_lazily_deleted(batch: &mut Batch<'_>, keys: &mut KeysView<'_>) {
     let (verb, mut bytes) = (keys.limits().expire_del(), Vec::new());
     keys.drain_lazily_deleted(|db, key| {
         bytes.clear();
         encode_command(&mut bytes, &[verb, key]);
-        waiting.push(db, &bytes, 1);
+        batch.push(db, &bytes, 1);
     });
 }
 

@@ -100,9 +100,9 @@ fn watch(batch: &mut Batch<'_>, session: &mut Session, key: &[u8]) {
     let mut locked = server.keyspace.lock_one(server.keyspace.shard_of(server.keyspace.hash(key)));
     let mut keys = view(batch, &mut locked, db, expired);
     let living = keys.peek(key).is_some();
-    push_lazily_deleted(&mut session.waiting, &mut keys);
+    push_lazily_deleted(batch, &mut keys);
     batch.note(0, session);
-    batch.append(session);
+    batch.append();
     locked.watch(&server.keyspace, db, key, &session.watch_hit);
     drop(locked);
     session.watched.push(Watched { db, key: key.to_vec(), living });
@@ -163,7 +163,7 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
         return reject(server, session, None, CommandError::Static(NOT_WRITABLE));
     }
     session.out.array(multi.queue.len());
-    session.waiting.exec = true;
+    batch.set_exec(true);
     let mut next = Next::Continue;
     let mut changes = 0;
     for args in &multi.queue {
@@ -186,8 +186,9 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
             (Handler::Server(run), held) => {
                 // It may look at the keyspace by itself: what was done so far is logged, the locks are given back.
                 batch.note(std::mem::take(&mut changes), session);
-                batch.append(session);
+                batch.append();
                 drop(held);
+                batch.settle(session);
                 match run_server(batch, session, entry, run, args) {
                     Next::Continue | Next::Paused | Next::SkipReply => {}
                     // Inside a transaction WAIT does not block: it answers at once.
@@ -206,9 +207,9 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
         }
         finish(batch, session, entry, args);
     }
-    session.waiting.exec = false;
+    batch.set_exec(false);
     batch.note(changes, session);
-    batch.append(session);
+    batch.append();
     drop(locked);
     session.unwatch(server);
     next

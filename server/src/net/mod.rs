@@ -1,21 +1,28 @@
 //! Workers and connections: a command runs on the thread that read it.
 //!
-//! Each worker is an OS thread with a current-thread runtime. One of them accepts and hands the sockets round. A
-//! connection reads what there is, parses all whole requests, prefetches their keys, runs them, and writes all replies
-//! at once.
+//! Each worker is an OS thread with a current-thread runtime; one more thread accepts and hands the sockets round. A
+//! connection reads what there is and parses all whole requests; what all connections of a worker have read is run together
+//! ([`round`]); then each writes all its replies at once.
 
 mod listen;
+mod round;
+mod stream;
 
+use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
+use std::pin::pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use replication::Ask;
-use resp::{Args, OwnedArgs, Request, RequestLimits, RequestParser, Span};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use resp::{Request, RequestLimits, RequestParser};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio::task::{LocalSet, spawn_local};
@@ -23,13 +30,16 @@ use tokio::task::{LocalSet, spawn_local};
 use crate::clients::Client;
 use crate::clock;
 use crate::config::{OutputLimit, Settings};
-use crate::dispatch::{Batch, Next, Origin, Session, execute};
+use crate::dispatch::{Next, Origin, Session};
 use crate::repl;
 use crate::state::Server;
 
+use round::{Round, Turn, Work};
+use stream::Stream;
+
 pub use listen::{Listening, Opened};
 
-/// Requests of one pipeline whose keys are prefetched together.
+/// Requests of one connection in one round, at most.
 const BATCH: usize = 64;
 const READ: usize = 16 * 1024;
 /// A buffer larger than this is given back when it is empty.
@@ -76,21 +86,22 @@ fn run_local(future: impl Future<Output = ()>) {
 }
 
 fn worker(server: &Arc<Server>, mut incoming: mpsc::Receiver<Incoming>) {
+    let round = Rc::new(Round::new(server));
     run_local(async move {
         while let Some(socket) = incoming.recv().await {
-            let server = Arc::clone(server);
+            let (server, round) = (Arc::clone(server), Rc::clone(&round));
             match socket {
                 Incoming::Tcp(stream) => {
                     let name = |a: io::Result<SocketAddr>| a.map(|a| a.to_string()).unwrap_or_default();
                     let (peer, local) = (name(stream.peer_addr()), name(stream.local_addr()));
                     if let Ok(stream) = TcpStream::from_std(stream) {
-                        spawn_local(connection(server, stream, peer, local));
+                        spawn_local(connection(server, round, stream, peer, local));
                     }
                 }
                 Incoming::Unix(stream) => {
                     let path = server.settings().unixsocket.clone();
                     if let Ok(stream) = UnixStream::from_std(stream) {
-                        spawn_local(connection(server, stream, format!("{path}:0"), format!("{path}:0")));
+                        spawn_local(connection(server, round, stream, format!("{path}:0"), format!("{path}:0")));
                     }
                 }
             }
@@ -98,49 +109,32 @@ fn worker(server: &Arc<Server>, mut incoming: mpsc::Receiver<Incoming>) {
     });
 }
 
-async fn connection<S>(server: Arc<Server>, stream: S, peer: String, local: String)
-where
-    S: AsyncRead + AsyncWrite + AsRawFd + Unpin,
-{
+async fn connection<S: Stream>(server: Arc<Server>, round: Rc<Round>, stream: S, peer: String, local: String) {
     server.stats.connections.fetch_add(1, Ordering::Relaxed);
-    let client = server.clients.add(peer, local, stream.as_raw_fd());
+    let client = server.clients.add(peer, local, stream.as_fd().as_raw_fd());
     let open = server.users.is_open();
-    let mut connection = Connection {
-        session: Session::new(client, Origin::Client, open),
-        server,
-        stream,
-        input: Vec::with_capacity(READ),
-        parser: RequestParser::default(),
-        frames: Vec::new(),
-        spans: Vec::new(),
-        hashes: Vec::new(),
-    };
+    let session = Session::new(Arc::clone(&client), Origin::Client, open);
+    let work = Rc::new(RefCell::new(Work::new(session, Vec::with_capacity(READ))));
+    let parser = RequestParser::default();
+    let mut connection = Connection { server, round, stream, client, parser, work };
     let after = connection.serve().await;
-    connection.session.unwatch(&connection.server);
-    let Connection { server, session, stream, .. } = connection;
+    let Connection { server, stream, work, .. } = connection;
+    let mut session = Rc::into_inner(work).expect("a round gives back what it has run").into_inner().session;
+    session.unwatch(&server);
     if let Ok(Some(ask)) = after {
         repl::run_feed(Arc::clone(&server), &session, stream, ask).await;
     }
     server.clients.remove(session.client.id);
 }
 
-/// One request in the input: where it starts, how long it is, and which spans are its arguments.
-struct Frame {
-    start: usize,
-    len: usize,
-    spans: (usize, usize),
-    inline: Option<OwnedArgs>,
-}
-
 struct Connection<S> {
     server: Arc<Server>,
+    round: Rc<Round>,
     stream: S,
-    session: Session,
-    input: Vec<u8>,
+    client: Arc<Client>,
     parser: RequestParser,
-    frames: Vec<Frame>,
-    spans: Vec<Span>,
-    hashes: Vec<u64>,
+    /// Shared with the round, which runs what has been parsed.
+    work: Rc<RefCell<Work>>,
 }
 
 /// What a pipeline ended with.
@@ -150,38 +144,27 @@ enum Batched {
     Psync(Ask),
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+impl<S: Stream> Connection<S> {
     /// Until the connection ends or becomes a feed.
     async fn serve(&mut self) -> io::Result<Option<Ask>> {
         loop {
-            let settings = self.server.settings();
-            if self.session.client.killed.load(Ordering::Acquire) {
-                return Ok(None);
-            }
-            let wake = self.session.client.wake.notified();
-            let read = self.stream.read_buf(&mut self.input);
-            let n = tokio::select! {
-                biased;
-                n = read => n?,
-                () = wake => continue,
-                () = idle(settings.timeout) => return Ok(None),
-            };
+            let n = self.read().await?;
             // What a client sends after it was killed is not run, even if it came together with that.
-            if n == 0 || self.session.client.killed.load(Ordering::Acquire) {
+            if n == 0 || self.client.killed.load(Ordering::Acquire) {
                 return Ok(None);
             }
-            self.server.stats.input_bytes.fetch_add(n as u64, Ordering::Relaxed);
-            let settings = self.server.settings();
+            self.round.count_input(n);
+            let settings = self.round.settings();
             let mut start = 0;
             loop {
                 let (consumed, broken) = self.parse(start, &settings);
-                if self.frames.is_empty() && broken.is_none() {
+                if self.work.borrow().frames.is_empty() && broken.is_none() {
                     break;
                 }
-                let end = self.run(&settings).await?;
+                let end = self.run().await?;
                 start += consumed;
                 if let Some(error) = broken {
-                    self.session.out.error(&format!("ERR {error}"));
+                    self.work.borrow_mut().session.out.error(&format!("ERR {error}"));
                     self.flush().await?;
                     return Ok(None);
                 }
@@ -191,43 +174,58 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     Batched::Psync(ask) => return Ok(Some(ask)),
                 }
             }
-            self.input.drain(..start);
-            if self.input.is_empty() && self.input.capacity() > KEEP {
-                self.input = Vec::with_capacity(READ);
-                self.spans = Vec::new();
+            let work = &mut *self.work.borrow_mut();
+            work.input.drain(..start);
+            if work.input.is_empty() && work.input.capacity() > KEEP {
+                work.give_back();
+                work.input = Vec::with_capacity(READ);
                 self.parser.give_back();
             }
-            let want = self.parser.bytes_wanted(self.input.len()).clamp(READ, 1 << 20);
-            self.input.reserve(want);
-            if self.input.len() as u64 > settings.client_query_buffer_limit.0 {
+            let want = self.parser.bytes_wanted(work.input.len()).clamp(READ, 1 << 20);
+            work.input.reserve(want);
+            if work.input.len() as u64 > settings.client_query_buffer_limit.0 {
                 return Ok(None);
             }
         }
     }
 
+    /// Waits for more input and reads it; 0: the connection is over, from either side.
+    async fn read(&mut self) -> io::Result<usize> {
+        let mut idle = pin!(idle(self.round.settings().timeout));
+        poll_fn(|cx| {
+            let read = self.stream.poll_recv(cx, &mut self.work.borrow_mut().input);
+            if read.is_ready() {
+                return read;
+            }
+            // Whoever ends the connection wakes this task.
+            self.client.set_task(cx.waker());
+            if self.client.killed.load(Ordering::Acquire) {
+                return Poll::Ready(Ok(0));
+            }
+            idle.as_mut().poll(cx).map(|()| Ok(0))
+        })
+        .await
+    }
+
     /// Parses up to a batch of requests from `start` on; returns the bytes that they take, and what is no request.
     fn parse(&mut self, start: usize, settings: &Settings) -> (usize, Option<resp::ProtocolError>) {
-        self.frames.clear();
-        self.spans.clear();
-        let limits = if self.session.authenticated {
+        let work = &mut *self.work.borrow_mut();
+        work.begin();
+        let limits = if work.session.authenticated {
             RequestLimits { bulk_len_max: settings.proto_max_bulk_len.0 as usize, ..RequestLimits::default() }
         } else {
             RequestLimits::UNAUTHENTICATED
         };
         let mut at = start;
-        while self.frames.len() < BATCH {
-            match self.parser.parse(&self.input[at..], &limits) {
+        while work.frames.len() < BATCH {
+            match self.parser.parse(&work.input[at..], &limits) {
                 Ok(None) => break,
                 Ok(Some(Request::Multibulk { len })) => {
-                    let from = self.spans.len();
-                    if len > 4 {
-                        self.spans.extend_from_slice(self.parser.spans());
-                    }
-                    self.frames.push(Frame { start: at, len, spans: (from, self.spans.len()), inline: None });
+                    work.push_multibulk(at, len, self.parser.spans(), &self.server.keyspace);
                     at += len;
                 }
                 Ok(Some(Request::Inline { len, args })) => {
-                    self.frames.push(Frame { start: at, len, spans: (0, 0), inline: Some(args) });
+                    work.push_inline(at, len, args);
                     at += len;
                 }
                 Err(error) => return (at - start, Some(error)),
@@ -236,25 +234,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         (at - start, None)
     }
 
-    /// Hashes the first arguments and brings closer what the batch is going to touch.
-    fn prefetch(&mut self) {
-        self.hashes.clear();
-        let keyspace = &self.server.keyspace;
-        let args = |frame: &Frame| Args::new(&self.input[frame.start..], &self.spans[frame.spans.0..frame.spans.1]);
-        self.hashes.extend(self.frames.iter().map(|frame| args(frame).get(1).map_or(0, |key| keyspace.hash(key))));
-        if self.frames.len() > 1 {
-            keyspace.prefetch(self.session.db, &self.hashes, |i| args(&self.frames[i]));
-        }
-    }
-
-    /// Runs the parsed requests and sends their replies.
-    async fn run(&mut self, settings: &Settings) -> io::Result<Batched> {
-        self.prefetch();
+    /// Has the parsed requests run and sends their replies.
+    async fn run(&mut self) -> io::Result<Batched> {
         let mut end = Batched::Continue;
-        let mut at = 0;
-        while at < self.frames.len() {
-            match self.run_some(&mut at, settings) {
-                Next::Continue | Next::SkipReply => {}
+        while !self.work.borrow().is_over() {
+            let first = self.round.submit(&self.work);
+            others_first(first).await;
+            self.round.run();
+            let next = std::mem::replace(&mut self.work.borrow_mut().next, Next::Continue);
+            match next {
+                Next::Continue | Next::SkipReply | Next::PutOff => {}
                 Next::Paused => self.pause_over().await?,
                 Next::Close => {
                     end = Batched::Close;
@@ -267,64 +256,33 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 Next::OverLimit => {
                     self.over_limit();
                     end = Batched::Close;
-                    self.session.out.truncate(0);
+                    self.work.borrow_mut().session.out.truncate(0);
                     break;
                 }
                 Next::Shutdown { failures } => self.shutdown_failed(failures).await?,
-                Next::Wait { replicas, offset, timeout_ms } => match self.wait(replicas, offset, timeout_ms).await? {
-                    Some(n) => self.session.out.len_int(n),
-                    None => self.session.out.error("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
-                },
+                Next::Wait { replicas, offset, timeout_ms } => {
+                    let waited = self.wait(replicas, offset, timeout_ms).await?;
+                    let out = &mut self.work.borrow_mut().session.out;
+                    match waited {
+                        Some(n) => out.len_int(n),
+                        None => out.error("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
+                    }
+                }
             }
         }
-        self.server.stats.commands.fetch_add(at as u64, Ordering::Relaxed);
-        self.server.repl.wake_feeds();
         self.gate().await?;
-        others_first().await;
         self.flush().await?;
         Ok(end)
-    }
-
-    /// Runs requests from `at` on, up to one after which the connection has something to do; `at` is then behind it, or at
-    /// it if it must be run again.
-    fn run_some(&mut self, at: &mut usize, settings: &Settings) -> Next {
-        let mut batch = Batch::new(&self.server, settings);
-        let mut next = Next::Continue;
-        let hard = settings.client_output_buffer_limit.normal.hard;
-        let client = &self.session.client;
-        client.input.store(self.input.len() - self.frames.first().map_or(0, |f| f.start), Ordering::Relaxed);
-        client.input_free.store(self.input.capacity() - self.input.len(), Ordering::Relaxed);
-        while let (Next::Continue, Some(frame)) = (&next, self.frames.get(*at)) {
-            let bytes = &self.input[frame.start..frame.start + frame.len];
-            let (args, raw) = match &frame.inline {
-                Some(args) => (args.as_args(), None),
-                None => (Args::new(bytes, &self.spans[frame.spans.0..frame.spans.1]), Some(bytes)),
-            };
-            if !args.is_empty() {
-                let hash = raw.is_some().then(|| self.hashes[*at]);
-                next = execute(&mut batch, &mut self.session, args, raw, hash);
-            }
-            if hard > 0 && self.session.out.len() as u64 > hard {
-                next = Next::OverLimit;
-            }
-            *at += usize::from(!matches!(next, Next::Paused));
-        }
-        let client = &self.session.client;
-        client.last_ms.store(batch.unix_ms(), Ordering::Relaxed);
-        client.last.store(self.session.last, Ordering::Relaxed);
-        client.input.store(0, Ordering::Relaxed);
-        batch.end(&mut self.session);
-        next
     }
 
     /// Holds the replies of a write until its quorum has it, and until the master that ran it is known to have been
     /// one when it did (FAILOVER R3, R4).
     async fn gate(&mut self) -> io::Result<()> {
         let repl = &self.server.repl;
-        if !repl.managed || self.session.write_offset == 0 {
+        if !repl.managed || self.work.borrow().session.write_offset == 0 {
             return Ok(());
         }
-        let offset = std::mem::take(&mut self.session.write_offset);
+        let offset = std::mem::take(&mut self.work.borrow_mut().session.write_offset);
         let quorum = repl.quorum();
         if quorum > 0 {
             loop {
@@ -332,7 +290,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 if repl.members_holding(offset) >= quorum {
                     break;
                 }
-                if repl.is_replica() || self.session.client.killed.load(Ordering::Acquire) {
+                if repl.is_replica() || self.client.killed.load(Ordering::Acquire) {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
                 let _ = tokio::time::timeout(Duration::from_millis(100), acked).await;
@@ -346,58 +304,59 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        let out = self.session.out.buffer_mut();
+        let mut out = std::mem::take(self.work.borrow_mut().session.out.buffer_mut());
         if !out.is_empty() {
-            self.server.stats.output_bytes.fetch_add(out.len() as u64, Ordering::Relaxed);
-            // What fits into a socket's buffer is taken in any case.
-            let soft = if out.len() > READ {
-                self.server.settings().client_output_buffer_limit.normal
-            } else {
-                OutputLimit::default()
-            };
-            let waits = if soft.soft > 0 && out.len() as u64 > soft.soft && soft.seconds > 0 {
-                Duration::from_secs(soft.seconds)
-            } else {
-                Duration::MAX
-            };
-            self.session.client.output.store(out.len(), Ordering::Relaxed);
-            let sent = async {
-                self.stream.write_all(out).await?;
-                self.stream.flush().await
-            };
-            // Above the soft limit a client has its time to take what was asked for.
-            let sent = if waits == Duration::MAX { Ok(sent.await) } else { tokio::time::timeout(waits, sent).await };
-            self.session.client.output.store(0, Ordering::Relaxed);
-            let out = self.session.out.buffer_mut();
-            match sent {
-                Ok(sent) => sent?,
-                Err(_) => {
-                    self.over_limit();
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
+            self.round.count_output(out.len());
+            let sent = self.stream.send(&out)?;
+            if sent < out.len() {
+                self.flush_slowly(&out, sent).await?;
             }
             out.clear();
-            if out.capacity() > KEEP {
-                *out = Vec::new();
-            }
+        }
+        if out.capacity() <= KEEP {
+            *self.work.borrow_mut().session.out.buffer_mut() = out;
         }
         Ok(())
+    }
+
+    /// What the socket does not take at once.
+    async fn flush_slowly(&mut self, out: &[u8], sent: usize) -> io::Result<()> {
+        // What fits into a socket's buffer is taken in any case.
+        let soft = if out.len() > READ {
+            self.server.settings().client_output_buffer_limit.normal
+        } else {
+            OutputLimit::default()
+        };
+        self.client.output.store(out.len(), Ordering::Relaxed);
+        let limited = soft.soft > 0 && out.len() as u64 > soft.soft && soft.seconds > 0;
+        let rest = async {
+            self.stream.write_all(&out[sent..]).await?;
+            self.stream.flush().await
+        };
+        // Above the soft limit a client has its time to take what was asked for.
+        let written =
+            if limited { tokio::time::timeout(Duration::from_secs(soft.seconds), rest).await } else { Ok(rest.await) };
+        self.client.output.store(0, Ordering::Relaxed);
+        written.unwrap_or_else(|_| {
+            self.over_limit();
+            Err(io::ErrorKind::TimedOut.into())
+        })
     }
 
     /// The client does not read what it asked for: `client-output-buffer-limit`.
     fn over_limit(&self) {
         self.server.stats.output_limit_disconnections.fetch_add(1, Ordering::Relaxed);
-        let line = self.session.client.line();
+        let line = self.client.line();
         tracing::warn!("Client {line} closed for overcoming of output buffer limits.");
     }
 
     /// Waits until CLIENT PAUSE is over. What has been answered goes out first.
     async fn pause_over(&mut self) -> io::Result<()> {
         self.flush().await?;
-        let _blocked = Blocked::new(&self.server, &self.session.client);
+        let _blocked = Blocked::new(&self.server, &self.client);
         let changed = self.server.pause.changed.notified();
         let _ = tokio::time::timeout(Duration::from_millis(20), changed).await;
-        if self.session.client.killed.load(Ordering::Acquire) {
+        if self.client.killed.load(Ordering::Acquire) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         Ok(())
@@ -406,7 +365,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     /// Until the process has ended, or cannot end.
     async fn shutdown_failed(&mut self, failures: u64) -> io::Result<()> {
         self.flush().await?;
-        let blocked = Blocked::new(&self.server, &self.session.client);
+        let blocked = Blocked::new(&self.server, &self.client);
         let shutdown = &self.server.shutdown;
         loop {
             let failed = shutdown.failed.notified();
@@ -415,21 +374,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
             }
             tokio::select! {
                 () = failed => {}
-                () = self.session.client.wake.notified() => {}
+                () = self.client.wake.notified() => {}
             }
-            if self.session.client.killed.load(Ordering::Acquire) {
+            if self.client.killed.load(Ordering::Acquire) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
         }
         drop(blocked);
-        self.session.out.error("ERR Errors trying to SHUTDOWN. Check logs.");
+        self.work.borrow_mut().session.out.error("ERR Errors trying to SHUTDOWN. Check logs.");
         Ok(())
     }
 
     async fn wait(&mut self, replicas: usize, offset: u64, timeout_ms: u64) -> io::Result<Option<usize>> {
         self.flush().await?;
         let server = Arc::clone(&self.server);
-        let client = Arc::clone(&self.session.client);
+        let client = Arc::clone(&self.client);
         let _blocked = Blocked::new(&server, &client);
         let begun = clock::monotonic_ms();
         if server.repl.holding(offset) < replicas {
@@ -447,7 +406,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                 1 => return Ok(Some(n)),
                 _ => return Ok(None),
             }
-            if self.session.client.killed.load(Ordering::Acquire) {
+            if self.client.killed.load(Ordering::Acquire) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             let left = if timeout_ms == 0 { 100 } else { (begun + timeout_ms).saturating_sub(clock::monotonic_ms()) };
@@ -480,15 +439,16 @@ impl Drop for Blocked<'_> {
     }
 }
 
-/// Lets the other connections that have something to read go first: replies that leave together wake their clients once.
-async fn others_first() {
-    let mut waited = false;
-    std::future::poll_fn(|cx| {
+/// Lets the other connections that have something to read go first: what they all ask for is run together, and replies
+/// that leave together wake their clients once.
+async fn others_first(wait: Turn) {
+    let mut waited = wait == Turn::Now;
+    poll_fn(|cx| {
         if std::mem::replace(&mut waited, true) {
-            return std::task::Poll::Ready(());
+            return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
-        std::task::Poll::Pending
+        Poll::Pending
     })
     .await;
 }

@@ -269,6 +269,18 @@ pub fn prefetch<T>(p: *const T) {
     let _ = p;
 }
 
+/// The same for what is going to be written: it is taken from the caches of others at once.
+#[inline]
+pub fn prefetch_mut<T>(p: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch is a hint; it cannot fault.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_ET0 }>(p.cast::<i8>());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = p;
+}
+
 /// Shared view of an entry.
 #[derive(Clone, Copy)]
 pub struct EntryRef<'a> {
@@ -381,6 +393,10 @@ impl<'a> EntryMut<'a> {
         // SAFETY: bytes 3..6 of the header of an entry that is borrowed exclusively.
         unsafe {
             let p = self.slot.ptr().add(3);
+            // What is only read stays in the caches of all who read it.
+            if (*p, *p.add(1), *p.add(2)) == (a, b, c) {
+                return;
+            }
             *p = a;
             *p.add(1) = b;
             *p.add(2) = c;

@@ -5,18 +5,20 @@
 //! each other.
 
 pub mod entry;
+mod locked;
 mod snapshot;
 pub(crate) mod table;
 mod view;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::{Mutex, MutexGuard};
-use resp::Args;
+use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 pub use entry::{EntryRef, Value, ValueRef};
+pub(crate) use locked::Shards;
+pub use locked::{Added, Locked, Touch};
 pub use snapshot::{EncodeFn, SnapshotWalk, WalkStep};
 pub use table::{Cursor, Place, Table};
 pub use view::{Absent, ExpiredKeys, Expiry, KeysView};
@@ -29,25 +31,34 @@ const SHARD_SHIFT: u32 = 16;
 /// At most 2^10 shards.
 pub const SHARDS_MAX: usize = 1 << 10;
 
-/// Commands of a batch for which [`Keyspace::prefetch`] needs no allocation.
-const PREFETCHED: usize = 32;
-
 /// Flags of the connections that WATCH a key.
 type Watchers = SmallVec<[Arc<AtomicBool>; 2]>;
 
-/// Counters of one shard, for INFO.
+/// Counters for INFO.
 #[derive(Debug, Default, Clone, Copy)]
-pub struct ShardStats {
+pub struct KeyStats {
     pub hits: u64,
     pub misses: u64,
     pub expired: u64,
 }
 
-/// What one lock protects.
+/// Those of one shard.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct ShardStats {
+    pub hits: u64,
+    pub misses: u64,
+}
+
+type Watched =
+    hashbrown::HashMap<(u16, Box<[u8]>), Watchers, std::hash::BuildHasherDefault<siphasher::sip::SipHasher13>>;
+
+/// What one lock protects. Together with the lock it is one cache line: that is what a thread waits for when another one
+/// used the shard last.
 #[derive(Debug, Default)]
 pub struct Shard {
-    pub(crate) dbs: Vec<Table>,
-    watched: hashbrown::HashMap<(u16, Box<[u8]>), Watchers, std::hash::BuildHasherDefault<siphasher::sip::SipHasher13>>,
+    pub(crate) dbs: Box<[Table]>,
+    /// As long as there are any.
+    watched: Option<Box<Watched>>,
     pub(crate) snapshot: snapshot::ShardSnapshot,
     pub(crate) stats: ShardStats,
 }
@@ -56,15 +67,20 @@ impl Shard {
     /// Tells those who WATCH this key that it changed.
     #[inline]
     fn touch(&mut self, db: usize, key: &[u8]) {
-        if !self.watched.is_empty() {
+        if self.watched.is_some() {
             self.touch_watched(db, key);
         }
     }
 
     fn touch_watched(&mut self, db: usize, key: &[u8]) {
-        if let Some(watchers) = self.watched.get(&(db as u16, Box::from(key))) {
+        if let Some(watchers) = self.watched.as_ref().and_then(|w| w.get(&(db as u16, Box::from(key)))) {
             watchers.iter().for_each(|flag| flag.store(true, Ordering::Release));
         }
+    }
+
+    /// Watched keys with their databases.
+    fn watched(&self) -> impl Iterator<Item = (usize, &[u8], &Watchers)> {
+        self.watched.iter().flat_map(|watched| watched.iter()).map(|((db, key), w)| (usize::from(*db), &**key, w))
     }
 
     /// Databases that hold keys are as many as were used; missing ones are empty.
@@ -73,9 +89,28 @@ impl Shard {
     }
 }
 
+/// Two threads that work on neighbours do not wait for each other's cache lines.
+#[derive(Debug)]
+#[repr(align(64))]
+struct Apart(Mutex<Shard>);
+
+const _: () = assert!(size_of::<Apart>() == 64, "a shard is one cache line");
+
+impl std::ops::Deref for Apart {
+    type Target = Mutex<Shard>;
+
+    #[inline]
+    fn deref(&self) -> &Mutex<Shard> {
+        &self.0
+    }
+}
+
 /// All data of a server.
 pub struct Keyspace {
-    shards: Box<[Mutex<Shard>]>,
+    shards: Box<[Apart]>,
+    saved: Arc<snapshot::Saved>,
+    /// Keys whose time had passed.
+    expired: AtomicU64,
     databases: usize,
     seed: [u64; 2],
 }
@@ -90,10 +125,10 @@ impl Keyspace {
     /// `shards`: a power of two up to [`SHARDS_MAX`]. `seed` keys the hash, so that nobody outside can make keys collide.
     pub fn new(shards: usize, databases: usize, seed: [u64; 2]) -> Self {
         assert!(shards.is_power_of_two() && shards <= SHARDS_MAX, "the number of shards is a power of two");
-        let shards = (0..shards)
-            .map(|_| Mutex::new(Shard { dbs: (0..databases).map(|_| Table::default()).collect(), ..Shard::default() }))
-            .collect();
-        Self { shards, databases, seed }
+        let saved = Arc::new(snapshot::Saved::new(shards));
+        let dbs = || (0..databases).map(|_| Table::default()).collect();
+        let shards = (0..shards).map(|_| Apart(Mutex::new(Shard { dbs: dbs(), ..Shard::default() }))).collect();
+        Self { shards, saved, expired: AtomicU64::new(0), databases, seed }
     }
 
     /// An empty one of the same shape: to load into, and to [`Keyspace::swap`] with.
@@ -122,27 +157,9 @@ impl Keyspace {
         (hash >> SHARD_SHIFT) as usize & (self.shards.len() - 1)
     }
 
-    /// Locks one shard.
-    #[inline]
-    pub fn lock_one(&self, shard: usize) -> Locked<'_> {
-        Locked { guards: Guards::One(shard, self.shards[shard].lock()) }
-    }
-
-    pub fn lock_all(&self) -> Locked<'_> {
-        if self.shards.len() == 1 {
-            return self.lock_one(0);
-        }
-        Locked { guards: Guards::Many(self.shards.iter().enumerate().map(|(i, s)| (i, s.lock())).collect()) }
-    }
-
-    /// Locks these shards; the numbers are sorted here and may repeat.
-    pub fn lock_some(&self, shards: &mut SmallVec<[usize; 8]>) -> Locked<'_> {
-        shards.sort_unstable();
-        shards.dedup();
-        match shards[..] {
-            [one] => self.lock_one(one),
-            _ => Locked { guards: Guards::Many(shards.iter().map(|&i| (i, self.shards[i].lock())).collect()) },
-        }
+    /// The shard at which [`KeysView::scan`] goes on.
+    pub fn scan_begins(&self, cursor: u64) -> usize {
+        usize::try_from(cursor >> Cursor::BITS).unwrap_or(usize::MAX).min(self.shards.len() - 1)
     }
 
     /// The shard's lock itself: for walkers that take it often and briefly.
@@ -150,63 +167,15 @@ impl Keyspace {
         &self.shards[number]
     }
 
-    /// Brings closer what a batch of commands is going to touch, one step of each chain of pointers for all commands
-    /// at a time, so that the waits overlap: buckets, entries, collections, what is in them. `args` gives a command's arguments.
-    /// Takes a lock only if it is free.
-    #[inline]
-    pub fn prefetch<'m>(&self, db: usize, hashes: &[u64], args: impl Fn(usize) -> Args<'m>) {
-        let all = || (0..hashes.len()).map(|i| (i, ()));
-        let mut objects = SmallVec::<[(usize, ()); PREFETCHED]>::new();
-        self.each_table(db, hashes, all(), |table, i, ()| table.prefetch_bucket(hashes[i]));
-        self.each_table(db, hashes, all(), |table, i, ()| table.prefetch_entry(hashes[i]));
-        self.each_table(db, hashes, all(), |table, i, ()| {
-            if table.prefetch_object(hashes[i]) {
-                objects.push((i, ()));
-            }
-        });
-        if objects.is_empty() {
-            return;
-        }
-        let mut members = SmallVec::<[(usize, u64); PREFETCHED]>::new();
-        self.each_table(db, hashes, objects.into_iter(), |table, i, ()| {
-            let object = table.likely_object(hashes[i]);
-            members.extend(object.and_then(|object| object.prefetch(args(i))).map(|hash| (i, hash)));
-        });
-        self.each_table(db, hashes, members.into_iter(), |table, i, hash| {
-            if let Some(object) = table.likely_object(hashes[i]) {
-                object.prefetch_member(hash);
-            }
-        });
-    }
-
-    /// Calls `f` with the table of each of these numbers' hashes, passing over shards that are locked.
-    #[inline]
-    fn each_table<T>(
-        &self,
-        db: usize,
-        hashes: &[u64],
-        numbers: impl Iterator<Item = (usize, T)>,
-        mut f: impl FnMut(&Table, usize, T),
-    ) {
-        if let [shard] = &self.shards[..] {
-            if let Some(shard) = shard.try_lock() {
-                numbers.for_each(|(i, it)| f(&shard.dbs[db], i, it));
-            }
-            return;
-        }
-        for (i, it) in numbers {
-            if let Some(shard) = self.shards[self.shard_of(hashes[i])].try_lock() {
-                f(&shard.dbs[db], i, it);
+    /// Keys and keys with an expiry in each database.
+    pub fn sizes(&self) -> Vec<(usize, usize)> {
+        let mut sizes = vec![(0, 0); self.databases];
+        for shard in &self.shards {
+            for (sum, table) in sizes.iter_mut().zip(&shard.lock().dbs) {
+                *sum = (sum.0 + table.len(), sum.1 + table.expiring());
             }
         }
-    }
-
-    /// Keys and keys with an expiry in a database.
-    pub fn sizes(&self, db: usize) -> (usize, usize) {
-        self.shards.iter().fold((0, 0), |(len, expiring), shard| {
-            let shard = shard.lock();
-            (len + shard.dbs[db].len(), expiring + shard.dbs[db].expiring())
-        })
+        sizes
     }
 
     /// What the keys with an expiry have left on average, ms, of a sample that begins at a random place; 0 without such keys.
@@ -246,14 +215,16 @@ impl Keyspace {
     }
 
     /// Sums of the shards' counters.
-    pub fn stats(&self) -> ShardStats {
-        self.shards.iter().fold(ShardStats::default(), |sum, shard| {
+    pub fn stats(&self) -> KeyStats {
+        let begin = KeyStats { expired: self.expired.load(Ordering::Relaxed), ..KeyStats::default() };
+        self.shards.iter().fold(begin, |sum, shard| {
             let s = shard.lock().stats;
-            ShardStats { hits: sum.hits + s.hits, misses: sum.misses + s.misses, expired: sum.expired + s.expired }
+            KeyStats { hits: sum.hits + s.hits, misses: sum.misses + s.misses, ..sum }
         })
     }
 
     pub fn reset_stats(&self) {
+        self.expired.store(0, Ordering::Relaxed);
         self.shards.iter().for_each(|s| s.lock().stats = ShardStats::default());
     }
 
@@ -276,11 +247,15 @@ impl Keyspace {
     /// No longer asks what [`Locked::watch`] asked.
     pub fn unwatch(&self, db: usize, key: &[u8], flag: &Arc<AtomicBool>) {
         let mut shard = self.shards[self.shard_of(self.hash(key))].lock();
-        if let hashbrown::hash_map::Entry::Occupied(mut watchers) = shard.watched.entry((db as u16, key.into())) {
+        let Some(watched) = &mut shard.watched else { return };
+        if let hashbrown::hash_map::Entry::Occupied(mut watchers) = watched.entry((db as u16, key.into())) {
             watchers.get_mut().retain(|w| !Arc::ptr_eq(w, flag));
             if watchers.get().is_empty() {
                 watchers.remove();
             }
+        }
+        if watched.is_empty() {
+            shard.watched = None;
         }
     }
 
@@ -299,89 +274,7 @@ impl Keyspace {
                 mine.snapshot.set_parity(!parity);
                 theirs.snapshot.set_parity(parity);
             }
-            mine.watched.values().flatten().for_each(|flag| flag.store(true, Ordering::Release));
-        }
-    }
-}
-
-#[derive(Debug)]
-enum Guards<'k> {
-    One(usize, MutexGuard<'k, Shard>),
-    Many(Vec<(usize, MutexGuard<'k, Shard>)>),
-}
-
-const ONLY_NAMED_KEYS: &str = "a command touches only keys that its key positions name";
-
-/// Where a shard's guard is: at its own number if all shards are locked.
-#[inline]
-fn index_of(guards: &[(usize, MutexGuard<'_, Shard>)], shard: usize) -> usize {
-    if guards.get(shard).is_some_and(|g| g.0 == shard) {
-        return shard;
-    }
-    guards.binary_search_by_key(&shard, |g| g.0).expect(ONLY_NAMED_KEYS)
-}
-
-/// Locked shards.
-#[derive(Debug)]
-pub struct Locked<'k> {
-    guards: Guards<'k>,
-}
-
-impl Locked<'_> {
-    /// The shard, if it is one that is locked.
-    #[inline]
-    pub fn single(&self) -> Option<usize> {
-        match &self.guards {
-            Guards::One(shard, _) => Some(*shard),
-            Guards::Many(_) => None,
-        }
-    }
-
-    /// Asks to be told when a key changes, is removed or expires; its shard is among the locked.
-    pub fn watch(&mut self, keyspace: &Keyspace, db: usize, key: &[u8], flag: &Arc<AtomicBool>) {
-        let shard = self.shard_mut(keyspace.shard_of(keyspace.hash(key)));
-        shard.watched.entry((db as u16, key.into())).or_default().push(Arc::clone(flag));
-    }
-}
-
-/// Locked shards, whatever the lifetime of their guards: what a [`KeysView`] works on.
-pub(crate) trait Shards: std::fmt::Debug {
-    fn shard_mut(&mut self, shard: usize) -> &mut Shard;
-    fn shard(&self, shard: usize) -> &Shard;
-    fn all_mut(&mut self) -> SmallVec<[&mut Shard; 1]>;
-}
-
-impl Shards for Locked<'_> {
-    /// The shard must be among the locked ones: a command that touches a key which its [`crate::Spec`] does not name
-    /// is a bug, and stops the server rather than racing.
-    #[inline]
-    fn shard_mut(&mut self, shard: usize) -> &mut Shard {
-        match &mut self.guards {
-            Guards::One(number, guard) => {
-                assert!(*number == shard, "{ONLY_NAMED_KEYS}");
-                guard
-            }
-            Guards::Many(guards) => {
-                let at = index_of(guards, shard);
-                &mut guards[at].1
-            }
-        }
-    }
-
-    fn shard(&self, shard: usize) -> &Shard {
-        match &self.guards {
-            Guards::One(number, guard) => {
-                assert!(*number == shard, "{ONLY_NAMED_KEYS}");
-                guard
-            }
-            Guards::Many(guards) => &guards[index_of(guards, shard)].1,
-        }
-    }
-
-    fn all_mut(&mut self) -> SmallVec<[&mut Shard; 1]> {
-        match &mut self.guards {
-            Guards::One(_, guard) => smallvec::smallvec![&mut **guard],
-            Guards::Many(guards) => guards.iter_mut().map(|(_, guard)| &mut **guard).collect(),
+            mine.watched().flat_map(|(.., flags)| flags).for_each(|flag| flag.store(true, Ordering::Release));
         }
     }
 }

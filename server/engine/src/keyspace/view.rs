@@ -187,7 +187,7 @@ impl<'a> KeysView<'a> {
         }
         if self.expired == ExpiredKeys::Delete {
             self.take(hash, place, key);
-            self.shard(hash).stats.expired += 1;
+            self.keyspace.expired.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             self.lazily_deleted.push((db, key.into()));
         }
         None
@@ -682,10 +682,10 @@ impl<'a> KeysView<'a> {
             shard.snapshot.abort();
             let table = std::mem::take(&mut shard.dbs[db]);
             gone += table.len();
-            for ((watched_db, key), flags) in &shard.watched {
-                if *watched_db == db as u16 && is_living(&table, self.keyspace, key, self.now_ms) {
-                    flags.iter().for_each(|flag| flag.store(true, std::sync::atomic::Ordering::Release));
-                }
+            for (_, _, flags) in
+                shard.watched().filter(|(of, key, _)| *of == db && is_living(&table, self.keyspace, key, self.now_ms))
+            {
+                flags.iter().for_each(|flag| flag.store(true, std::sync::atomic::Ordering::Release));
             }
         }
         self.changes += gone as u64;
@@ -696,16 +696,16 @@ impl<'a> KeysView<'a> {
     pub fn swap_dbs(&mut self, a: usize, b: usize) {
         for shard in self.locked.all_mut() {
             shard.snapshot.abort();
-            for ((db, key), flags) in &shard.watched {
-                let other = if usize::from(*db) == a {
+            for (db, key, flags) in shard.watched() {
+                let other = if db == a {
                     b
-                } else if usize::from(*db) == b {
+                } else if db == b {
                     a
                 } else {
                     continue;
                 };
                 let is_in = |db: usize| is_living(&shard.dbs[db], self.keyspace, key, self.now_ms);
-                if is_in(usize::from(*db)) || is_in(other) {
+                if is_in(db) || is_in(other) {
                     flags.iter().for_each(|flag| flag.store(true, std::sync::atomic::Ordering::Release));
                 }
             }

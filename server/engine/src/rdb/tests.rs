@@ -61,7 +61,7 @@ fn damaged_payloads_are_refused_with_and_without_checksum() {
 }
 
 fn file(keyspace: &Keyspace) -> Vec<u8> {
-    let mut walk = SnapshotWalk::begin(&mut keyspace.lock_all(), encode_entry_compressed);
+    let mut walk = SnapshotWalk::begin(&keyspace, &mut keyspace.lock_all(), encode_entry_compressed);
     let (mut out, mut scratch) = (Vec::new(), Vec::new());
     header(&mut out);
     aux(&mut out, "redis-ver", "7.2.4");
@@ -123,7 +123,7 @@ fn a_snapshot_is_the_data_as_it_was_at_the_cut_whatever_is_written_meanwhile() {
             assert!(keyspace.load(0, format!("k{i}").as_bytes(), Value::Str(Box::from(&b"old"[..])), None, 0));
         }
         let want = crate::digest::of_keyspace(&keyspace);
-        let mut walk = SnapshotWalk::begin(&mut keyspace.lock_all(), encode_entry);
+        let mut walk = SnapshotWalk::begin(&keyspace, &mut keyspace.lock_all(), encode_entry);
         let (mut out, mut scratch) = (Vec::new(), Vec::new());
         header(&mut out);
         loop {

@@ -1,0 +1,393 @@
+//! Which shards a caller has locked, and looking ahead under these locks.
+//!
+//! Two ways to lock, and why nobody waits for ever. Who *waits* for a lock either holds none, or waits in the rising order
+//! of the shards ([`Keyspace::lock_some`], [`Keyspace::lock_all`]). Who adds shards to those that it holds as they come
+//! ([`Keyspace::add`]: the commands of many connections under one set of locks) does not wait: it is told that a shard is
+//! taken, and gives back what it has before it waits.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::MutexGuard;
+use resp::Args;
+use smallvec::SmallVec;
+
+use super::{Keyspace, Shard, Table, entry};
+
+/// Touches for which [`Keyspace::prefetch`] needs no allocation.
+const PREFETCHED: usize = 32;
+
+/// Shards that are added one by one, at most: those of a pipeline, and some.
+const HELD_MAX: usize = 112;
+/// More, so that a search ends soon; a power of two.
+const PLACES: usize = 256;
+
+type Guard<'k> = MutexGuard<'k, Shard>;
+
+/// Shards in the order in which they came.
+#[derive(Debug)]
+struct Held<'k> {
+    guards: Vec<(usize, Guard<'k>)>,
+    /// By the last bits of the shard's number, or behind that: where its guard is, plus one.
+    places: [u8; PLACES],
+}
+
+impl<'k> Held<'k> {
+    fn new() -> Self {
+        Self { guards: Vec::with_capacity(HELD_MAX), places: [0; PLACES] }
+    }
+
+    /// Where the shard's guard is, or else the free place for it.
+    #[inline]
+    fn find(&self, shard: usize) -> Result<usize, usize> {
+        let mut at = shard % PLACES;
+        loop {
+            match self.places[at] {
+                0 => return Err(at),
+                n if self.guards[usize::from(n) - 1].0 == shard => return Ok(usize::from(n) - 1),
+                _ => at = (at + 1) % PLACES,
+            }
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, place: usize, shard: usize, guard: Guard<'k>) {
+        self.guards.push((shard, guard));
+        self.places[place] = self.guards.len() as u8;
+    }
+}
+
+#[derive(Debug, Default)]
+enum Guards<'k> {
+    #[default]
+    None,
+    One(usize, Guard<'k>),
+    /// In rising order.
+    Many(Vec<(usize, Guard<'k>)>),
+    Held(Box<Held<'k>>),
+    /// From the first one on without a gap; the next ones follow as they are asked for.
+    Rising(&'k Keyspace, usize, Vec<Guard<'k>>),
+}
+
+const ONLY_NAMED_KEYS: &str = "a command touches only keys that its key positions name";
+
+/// Where a shard's guard is: at its own number if all shards are locked.
+#[inline]
+fn index_of(guards: &[(usize, Guard<'_>)], shard: usize) -> usize {
+    if guards.get(shard).is_some_and(|g| g.0 == shard) {
+        return shard;
+    }
+    guards.binary_search_by_key(&shard, |g| g.0).expect(ONLY_NAMED_KEYS)
+}
+
+/// Locked shards; none by default.
+#[derive(Debug, Default)]
+pub struct Locked<'k> {
+    guards: Guards<'k>,
+}
+
+/// What came of [`Keyspace::add`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Added {
+    /// The shard is locked, now or already.
+    Yes,
+    /// Another thread has it.
+    Taken,
+    /// No more can be added.
+    Full,
+}
+
+impl<'k> Locked<'k> {
+    /// Asks to be told when a key changes, is removed or expires; its shard is among the locked.
+    pub fn watch(&mut self, keyspace: &Keyspace, db: usize, key: &[u8], flag: &Arc<AtomicBool>) {
+        let watched = &mut self.shard_mut(keyspace.shard_of(keyspace.hash(key))).watched;
+        watched.get_or_insert_default().entry((db as u16, key.into())).or_default().push(Arc::clone(flag));
+    }
+
+    /// Number of shards that were added one by one.
+    pub fn added(&self) -> usize {
+        match &self.guards {
+            Guards::Held(held) => held.guards.len(),
+            Guards::One(..) => 1,
+            Guards::None | Guards::Many(_) | Guards::Rising(..) => 0,
+        }
+    }
+
+    /// Can shards be added to it? Not if they were locked together.
+    pub fn grows(&self) -> bool {
+        !matches!(self.guards, Guards::Many(_) | Guards::Rising(..))
+    }
+
+    /// Gives all locks back.
+    pub fn clear(&mut self) {
+        match &mut self.guards {
+            Guards::Held(held) => {
+                held.guards.clear();
+                held.places = [0; PLACES];
+            }
+            Guards::None => {}
+            Guards::One(..) | Guards::Many(_) | Guards::Rising(..) => self.guards = Guards::None,
+        }
+    }
+
+    /// The shard, if it is locked.
+    #[inline]
+    fn get(&self, shard: usize) -> Option<&Shard> {
+        match &self.guards {
+            Guards::One(number, guard) if *number == shard => Some(guard),
+            Guards::Held(held) => held.find(shard).ok().map(|at| &*held.guards[at].1),
+            Guards::Rising(_, first, guards) => guards.get(shard.wrapping_sub(*first)).map(|guard| &**guard),
+            Guards::None | Guards::One(..) | Guards::Many(_) => None,
+        }
+    }
+}
+
+impl Keyspace {
+    /// Locks one shard.
+    #[inline]
+    pub fn lock_one(&self, shard: usize) -> Locked<'_> {
+        Locked { guards: Guards::One(shard, self.shards[shard].lock()) }
+    }
+
+    pub fn lock_all(&self) -> Locked<'_> {
+        if self.shards.len() == 1 {
+            return self.lock_one(0);
+        }
+        Locked { guards: Guards::Many(self.shards.iter().enumerate().map(|(i, s)| (i, s.lock())).collect()) }
+    }
+
+    /// Locks these shards; the numbers are sorted here and may repeat.
+    pub fn lock_some(&self, shards: &mut SmallVec<[usize; 8]>) -> Locked<'_> {
+        shards.sort_unstable();
+        shards.dedup();
+        match shards[..] {
+            [one] => self.lock_one(one),
+            _ => Locked { guards: Guards::Many(shards.iter().map(|&i| (i, self.shards[i].lock())).collect()) },
+        }
+    }
+
+    /// Locks this shard and, as they are asked for, those behind it: for who goes through the shards and may stop soon.
+    pub fn lock_from(&self, shard: usize) -> Locked<'_> {
+        let shard = shard.min(self.shards.len() - 1);
+        Locked { guards: Guards::Rising(self, shard, vec![self.shards[shard].lock()]) }
+    }
+
+    /// Adds a shard to those that are locked, if it need not be waited for.
+    #[inline]
+    pub fn add<'k>(&'k self, locked: &mut Locked<'k>, shard: usize) -> Added {
+        let held = match &mut locked.guards {
+            Guards::Held(held) => held,
+            Guards::One(number, _) if *number == shard => return Added::Yes,
+            Guards::None if self.shards.len() == 1 => {
+                let Some(guard) = self.shards[shard].try_lock() else { return Added::Taken };
+                locked.guards = Guards::One(shard, guard);
+                return Added::Yes;
+            }
+            guards => {
+                let Guards::Held(held) = Held::over(guards) else { return Added::Full };
+                held
+            }
+        };
+        let Err(place) = held.find(shard) else { return Added::Yes };
+        if held.guards.len() == HELD_MAX {
+            return Added::Full;
+        }
+        let Some(guard) = self.shards[shard].try_lock() else { return Added::Taken };
+        held.push(place, shard, guard);
+        Added::Yes
+    }
+
+    /// Locks the first shard of such a set, which is empty, and waits for it.
+    pub fn add_first<'k>(&'k self, locked: &mut Locked<'k>, shard: usize) {
+        assert!(locked.added() == 0, "who holds shards does not wait for another");
+        if self.shards.len() == 1 {
+            *locked = self.lock_one(shard);
+            return;
+        }
+        let guard = self.shards[shard].lock();
+        if let Guards::Held(held) = Held::over(&mut locked.guards) {
+            let place = held.find(shard).unwrap_or_else(|place| place);
+            held.push(place, shard, guard);
+        }
+    }
+
+    /// Brings closer what commands are going to touch, one step of each chain of pointers for all of them at a time, so
+    /// that the waits overlap: shards, buckets, entries, collections, what is in them. Adds their shards to `locked`, as far
+    /// as they need not be waited for.
+    #[inline]
+    pub fn prefetch<'k>(&'k self, locked: &mut Locked<'k>, touches: &[Touch<'_>]) {
+        let shard_of = |touch: &Touch<'_>| self.shard_of(touch.hash);
+        if self.shards.len() > 1 {
+            touches.iter().for_each(|touch| entry::prefetch_mut(&raw const self.shards[shard_of(touch)]));
+            touches.iter().for_each(|touch| _ = self.add(locked, shard_of(touch)));
+        } else {
+            self.add(locked, 0);
+        }
+        let all = || (0..touches.len()).map(|i| (i, ()));
+        let mut objects = SmallVec::<[(usize, ()); PREFETCHED]>::new();
+        let table = |touch: &Touch<'_>| locked.get(shard_of(touch)).map(|shard| &shard.dbs[touch.db]);
+        each(touches, table, all(), |table, touch, _, ()| table.prefetch_bucket(touch.hash));
+        each(touches, table, all(), |table, touch, _, ()| table.prefetch_entry(touch.hash));
+        each(touches, table, all(), |table, touch, i, ()| {
+            if table.prefetch_object(touch.hash) {
+                objects.push((i, ()));
+            }
+        });
+        if objects.is_empty() {
+            return;
+        }
+        let mut members = SmallVec::<[(usize, u64); PREFETCHED]>::new();
+        each(touches, table, objects.into_iter(), |table, touch, i, ()| {
+            let object = table.likely_object(touch.hash);
+            members.extend(object.and_then(|object| object.prefetch(touch.args)).map(|hash| (i, hash)));
+        });
+        each(touches, table, members.into_iter(), |table, touch, _, hash| {
+            if let Some(object) = table.likely_object(touch.hash) {
+                object.prefetch_member(hash);
+            }
+        });
+    }
+}
+
+impl<'k> Held<'k> {
+    /// Makes room for shards one by one, where none are locked.
+    fn over<'g>(guards: &'g mut Guards<'k>) -> &'g mut Guards<'k> {
+        if matches!(guards, Guards::None) {
+            *guards = Guards::Held(Box::new(Held::new()));
+        }
+        guards
+    }
+}
+
+/// A command that is about to touch the key of this hash, probably.
+#[derive(Debug, Clone, Copy)]
+pub struct Touch<'m> {
+    pub db: usize,
+    pub hash: u64,
+    pub args: Args<'m>,
+}
+
+/// Calls `f` for each of these numbers' touches whose table is at hand.
+#[inline]
+fn each<'t, 'm, T>(
+    touches: &[Touch<'m>],
+    table: impl Fn(&Touch<'m>) -> Option<&'t Table>,
+    numbers: impl Iterator<Item = (usize, T)>,
+    mut f: impl FnMut(&Table, &Touch<'m>, usize, T),
+) {
+    for (i, it) in numbers {
+        if let Some(table) = table(&touches[i]) {
+            f(table, &touches[i], i, it);
+        }
+    }
+}
+
+/// Locked shards, whatever the lifetime of their guards: what a [`super::KeysView`] works on.
+pub(crate) trait Shards: std::fmt::Debug {
+    fn shard_mut(&mut self, shard: usize) -> &mut Shard;
+    fn shard(&self, shard: usize) -> &Shard;
+    fn all_mut(&mut self) -> SmallVec<[&mut Shard; 1]>;
+}
+
+impl Shards for Locked<'_> {
+    /// The shard must be among the locked ones: a command that touches a key which its [`crate::Spec`] does not name
+    /// is a bug, and stops the server rather than racing.
+    #[inline]
+    fn shard_mut(&mut self, shard: usize) -> &mut Shard {
+        match &mut self.guards {
+            Guards::One(number, guard) => {
+                assert!(*number == shard, "{ONLY_NAMED_KEYS}");
+                guard
+            }
+            Guards::Held(held) => {
+                let at = held.find(shard).expect(ONLY_NAMED_KEYS);
+                &mut held.guards[at].1
+            }
+            Guards::Many(guards) => {
+                let at = index_of(guards, shard);
+                &mut guards[at].1
+            }
+            Guards::Rising(keyspace, first, guards) => {
+                let at = shard.checked_sub(*first).expect(ONLY_NAMED_KEYS);
+                while guards.len() <= at {
+                    guards.push(keyspace.shards[*first + guards.len()].lock());
+                }
+                &mut guards[at]
+            }
+            Guards::None => panic!("{ONLY_NAMED_KEYS}"),
+        }
+    }
+
+    fn shard(&self, shard: usize) -> &Shard {
+        match &self.guards {
+            Guards::Many(guards) => &guards[index_of(guards, shard)].1,
+            Guards::None | Guards::One(..) | Guards::Held(_) | Guards::Rising(..) => {
+                self.get(shard).expect(ONLY_NAMED_KEYS)
+            }
+        }
+    }
+
+    fn all_mut(&mut self) -> SmallVec<[&mut Shard; 1]> {
+        match &mut self.guards {
+            Guards::None => SmallVec::new(),
+            Guards::One(_, guard) => smallvec::smallvec![&mut **guard],
+            Guards::Held(held) => held.guards.iter_mut().map(|(_, guard)| &mut **guard).collect(),
+            Guards::Rising(_, _, guards) => guards.iter_mut().map(|guard| &mut **guard).collect(),
+            Guards::Many(guards) => guards.iter_mut().map(|(_, guard)| &mut **guard).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shards_are_added_until_there_are_enough_and_found_again() {
+        let keyspace = Keyspace::new(1024, 1, [1, 2]);
+        let mut locked = Locked::default();
+        // Numbers that share their last bits are searched for one behind the other.
+        let numbers: Vec<usize> = (0..HELD_MAX).map(|i| i % 4 * PLACES + i / 4).collect();
+        for shard in &numbers {
+            assert_eq!(keyspace.add(&mut locked, *shard), Added::Yes);
+            assert_eq!(keyspace.add(&mut locked, *shard), Added::Yes);
+            assert!(keyspace.shard(*shard).is_locked());
+        }
+        assert_eq!((locked.added(), keyspace.add(&mut locked, 1023)), (HELD_MAX, Added::Full));
+        for shard in &numbers {
+            let found: *const Shard = locked.shard_mut(*shard);
+            assert!(std::ptr::eq(found, locked.shard(*shard)));
+        }
+        locked.clear();
+        assert!(numbers.iter().all(|shard| !keyspace.shard(*shard).is_locked()));
+        let other = keyspace.lock_one(5);
+        assert_eq!((keyspace.add(&mut locked, 5), locked.added()), (Added::Taken, 0));
+        drop(other);
+        keyspace.add_first(&mut locked, 5);
+        assert_eq!((keyspace.add(&mut locked, 5), locked.added()), (Added::Yes, 1));
+    }
+
+    #[test]
+    fn shards_are_locked_as_one_goes_through_them() {
+        let keyspace = Keyspace::new(8, 1, [1, 2]);
+        let mut locked = keyspace.lock_from(3);
+        let numbers = |keyspace: &Keyspace| (0..8).filter(|n| keyspace.shard(*n).is_locked()).collect::<Vec<_>>();
+        assert_eq!(numbers(&keyspace), [3]);
+        let _: &Shard = locked.shard_mut(5);
+        assert_eq!(locked.all_mut().len(), 3);
+        assert_eq!((numbers(&keyspace), locked.grows()), (vec![3, 4, 5], false));
+        drop(locked);
+        assert_eq!(numbers(&keyspace), [0; 0]);
+    }
+
+    #[test]
+    fn nothing_is_added_to_shards_that_were_locked_together() {
+        let keyspace = Keyspace::new(4, 1, [1, 2]);
+        let mut locked = keyspace.lock_some(&mut smallvec::smallvec![3, 0, 3]);
+        assert_eq!((locked.grows(), keyspace.add(&mut locked, 1)), (false, Added::Full));
+        let single = Keyspace::new(1, 1, [1, 2]);
+        let mut locked = Locked::default();
+        assert_eq!(single.add(&mut locked, 0), Added::Yes);
+        assert_eq!((single.add(&mut Locked::default(), 0), locked.added()), (Added::Taken, 1));
+    }
+}
