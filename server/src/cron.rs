@@ -5,23 +5,26 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use engine::KeysView;
-use engine::keyspace::{Cursor, ExpiredKeys};
+use engine::keyspace::{Added, Cursor, ExpiredKeys, Locked};
 
 use crate::clock;
 use crate::info;
 use crate::persistence;
 use crate::state::Server;
 
-/// Time that one round of active expiry may take, ms: at `active-expire-effort 1`, and more for each step of it.
-const EXPIRE_BUDGET_MS: u64 = 5;
-const EXPIRE_EFFORT_MS: u64 = 2;
+const TICK: Duration = Duration::from_millis(100);
+/// Active expiry works in slices, so many in a tick as long as there is something to do: clients never wait for long.
+const EXPIRE_SLICES: u32 = 10;
+/// Time that one slice may take, µs: at `active-expire-effort 1`, and more for each step of it.
+const EXPIRE_SLICE_US: u64 = 500;
+const EXPIRE_EFFORT_US: u64 = 200;
 
 /// Runs for ever, ten times a second.
 pub(crate) async fn run(server: &Arc<Server>) {
     let mut expiry = ActiveExpiry::default();
     let (mut last_ping, mut last_lease, mut last_replica, mut last_second) = (0, 0, clock::monotonic_ms(), 0);
     loop {
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        expiry.tick(server).await;
         if server.cron_paused.load(Ordering::Acquire) {
             continue;
         }
@@ -31,14 +34,6 @@ pub(crate) async fn run(server: &Arc<Server>) {
         if now / 1000 != last_second {
             last_second = now / 1000;
             server.rates.peak_memory(info::memory_used().0);
-        }
-        let own = !server.repl.is_replica() && !server.repl.is_awaiting();
-        if own && server.active_expire.load(Ordering::Acquire) && !server.paused().0 {
-            expiry.round(server);
-            let took = clock::monotonic_ms() - now;
-            if settings.latency_monitor_threshold > 0 && took >= settings.latency_monitor_threshold as u64 {
-                server.latency.note("expire-cycle", clock::unix_ms() / 1000, took);
-            }
         }
         persistence::save_if_due(server);
         if server.repl.managed {
@@ -76,59 +71,87 @@ struct ActiveExpiry {
 }
 
 impl ActiveExpiry {
-    fn round(&mut self, server: &Server) {
-        let settings = server.settings();
-        let begun = clock::monotonic_ms();
-        let budget = EXPIRE_BUDGET_MS + EXPIRE_EFFORT_MS * (settings.active_expire_effort as u64 - 1);
-        let mut whole = 0;
-        while clock::monotonic_ms() - begun < budget
-            && whole < server.keyspace.shard_count() * settings.databases as usize
-        {
-            if self.visit(server, &settings) {
-                whole += 1;
+    /// Takes as long as a tick.
+    async fn tick(&mut self, server: &Server) {
+        let mut took_ms = 0;
+        for left in (0..EXPIRE_SLICES).rev() {
+            let own = !server.repl.is_replica() && !server.repl.is_awaiting();
+            let on = own && server.active_expire.load(Ordering::Acquire) && !server.paused().0;
+            let on = on && !server.cron_paused.load(Ordering::Acquire);
+            let begun = clock::monotonic_ms();
+            let effort = server.settings().active_expire_effort as u64 - 1;
+            let idle = !on || self.slice(server, EXPIRE_SLICE_US + EXPIRE_EFFORT_US * effort);
+            took_ms = took_ms.max(clock::monotonic_ms() - begun);
+            if idle {
+                tokio::time::sleep(TICK / EXPIRE_SLICES * (left + 1)).await;
+                break;
             }
+            tokio::time::sleep(TICK / EXPIRE_SLICES).await;
         }
-        server.repl.wake_feeds();
+        let threshold = server.settings().latency_monitor_threshold;
+        if threshold > 0 && took_ms >= threshold as u64 {
+            server.latency.note("expire-cycle", clock::unix_ms() / 1000, took_ms);
+        }
     }
 
-    /// Visits some positions under one lock; `true` if a table came to its end.
+    /// One slice; `true` if there is nothing more to do for now: it has been round once.
+    fn slice(&mut self, server: &Server, budget_us: u64) -> bool {
+        let settings = server.settings();
+        let until = clock::monotonic_ns() + budget_us * 1000;
+        let mut shards = 0;
+        while shards < server.keyspace.shard_count() && clock::monotonic_ns() < until {
+            shards += usize::from(self.visit(server, &settings));
+        }
+        server.repl.wake_feeds();
+        shards == server.keyspace.shard_count()
+    }
+
+    /// Visits some positions of one shard under its lock; `true` if it came to the shard's end.
     fn visit(&mut self, server: &Server, settings: &crate::config::Settings) -> bool {
         const POSITIONS: usize = 32;
-        let mut locked = server.keyspace.lock_one(self.shard);
+        let mut locked = Locked::default();
+        if server.keyspace.shard_count() == 1 {
+            locked = server.keyspace.lock_one(0);
+        } else if server.keyspace.add(&mut locked, self.shard) != Added::Yes {
+            // In use: those who serve clients go first, its turn comes again.
+            self.next_shard(server);
+            return true;
+        }
         if !server.repl.still_writable(true, clock::monotonic_ms()) {
             return true;
         }
         let now = clock::unix_ms();
-        let mut keys =
-            KeysView::new(&server.keyspace, &mut locked, &settings.limits, self.db, ExpiredKeys::Delete, now);
-        let mut end = false;
+        let mut bytes = Vec::new();
+        let mut ended = false;
         for _ in 0..POSITIONS {
+            let mut keys =
+                KeysView::new(&server.keyspace, &mut locked, &settings.limits, self.db, ExpiredKeys::Delete, now);
             let (next, _) = keys.expire_at(self.shard, self.cursor);
+            if keys.has_lazily_deleted() {
+                let verb = settings.limits.expire_del();
+                let mut log = server.repl.log.lock();
+                keys.drain_lazily_deleted(|db, key| {
+                    bytes.clear();
+                    resp::encode_command(&mut bytes, &[verb, key]);
+                    log.append(db, &bytes);
+                    server.dirty.fetch_add(1, Ordering::Relaxed);
+                });
+            }
             self.cursor = next.unwrap_or_default();
             if next.is_none() {
-                end = true;
-                break;
+                self.db += 1;
+                if self.db == server.keyspace.databases() {
+                    self.next_shard(server);
+                    ended = true;
+                    break;
+                }
             }
         }
-        let verb = settings.limits.expire_del();
-        if keys.has_lazily_deleted() {
-            let mut log = server.repl.log.lock();
-            let mut bytes = Vec::new();
-            keys.drain_lazily_deleted(|db, key| {
-                bytes.clear();
-                resp::encode_command(&mut bytes, &[verb, key]);
-                log.append(db, &bytes);
-                server.dirty.fetch_add(1, Ordering::Relaxed);
-            });
-        }
-        drop(keys);
-        if end {
-            self.db += 1;
-            if self.db == server.keyspace.databases() {
-                self.db = 0;
-                self.shard = (self.shard + 1) % server.keyspace.shard_count();
-            }
-        }
-        end
+        ended
+    }
+
+    fn next_shard(&mut self, server: &Server) {
+        self.shard = (self.shard + 1) % server.keyspace.shard_count();
+        (self.db, self.cursor) = (0, Cursor::default());
     }
 }
