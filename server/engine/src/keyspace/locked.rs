@@ -64,6 +64,11 @@ enum Guards<'k> {
     One(usize, Guard<'k>),
     /// In rising order.
     Many(Vec<(usize, Guard<'k>)>),
+    /// Whoever locks all shards waits for the others who do so at one place, not at each shard.
+    All {
+        guards: Vec<Guard<'k>>,
+        _turn: MutexGuard<'k, ()>,
+    },
     Held(Box<Held<'k>>),
     /// From the first one on without a gap; the next ones follow as they are asked for.
     Rising(&'k Keyspace, usize, Vec<Guard<'k>>),
@@ -71,12 +76,8 @@ enum Guards<'k> {
 
 const ONLY_NAMED_KEYS: &str = "a command touches only keys that its key positions name";
 
-/// Where a shard's guard is: at its own number if all shards are locked.
 #[inline]
 fn index_of(guards: &[(usize, Guard<'_>)], shard: usize) -> usize {
-    if guards.get(shard).is_some_and(|g| g.0 == shard) {
-        return shard;
-    }
     guards.binary_search_by_key(&shard, |g| g.0).expect(ONLY_NAMED_KEYS)
 }
 
@@ -109,13 +110,13 @@ impl<'k> Locked<'k> {
         match &self.guards {
             Guards::Held(held) => held.guards.len(),
             Guards::One(..) => 1,
-            Guards::None | Guards::Many(_) | Guards::Rising(..) => 0,
+            Guards::None | Guards::Many(_) | Guards::All { .. } | Guards::Rising(..) => 0,
         }
     }
 
     /// Can shards be added to it? Not if they were locked together.
     pub fn grows(&self) -> bool {
-        !matches!(self.guards, Guards::Many(_) | Guards::Rising(..))
+        !matches!(self.guards, Guards::Many(_) | Guards::All { .. } | Guards::Rising(..))
     }
 
     /// Gives all locks back.
@@ -126,7 +127,7 @@ impl<'k> Locked<'k> {
                 held.places = [0; PLACES];
             }
             Guards::None => {}
-            Guards::One(..) | Guards::Many(_) | Guards::Rising(..) => self.guards = Guards::None,
+            Guards::One(..) | Guards::Many(_) | Guards::All { .. } | Guards::Rising(..) => self.guards = Guards::None,
         }
     }
 
@@ -137,6 +138,7 @@ impl<'k> Locked<'k> {
             Guards::One(number, guard) if *number == shard => Some(guard),
             Guards::Held(held) => held.find(shard).ok().map(|at| &*held.guards[at].1),
             Guards::Rising(_, first, guards) => guards.get(shard.wrapping_sub(*first)).map(|guard| &**guard),
+            Guards::All { guards, .. } => guards.get(shard).map(|guard| &**guard),
             Guards::None | Guards::One(..) | Guards::Many(_) => None,
         }
     }
@@ -153,7 +155,8 @@ impl Keyspace {
         if self.shards.len() == 1 {
             return self.lock_one(0);
         }
-        Locked { guards: Guards::Many(self.shards.iter().enumerate().map(|(i, s)| (i, s.lock())).collect()) }
+        let turn = self.all.lock();
+        Locked { guards: Guards::All { guards: self.shards.iter().map(|shard| shard.lock()).collect(), _turn: turn } }
     }
 
     /// Locks these shards; the numbers are sorted here and may repeat.
@@ -307,6 +310,7 @@ impl Shards for Locked<'_> {
                 let at = index_of(guards, shard);
                 &mut guards[at].1
             }
+            Guards::All { guards, .. } => &mut guards[shard],
             Guards::Rising(keyspace, first, guards) => {
                 let at = shard.checked_sub(*first).expect(ONLY_NAMED_KEYS);
                 while guards.len() <= at {
@@ -321,7 +325,7 @@ impl Shards for Locked<'_> {
     fn shard(&self, shard: usize) -> &Shard {
         match &self.guards {
             Guards::Many(guards) => &guards[index_of(guards, shard)].1,
-            Guards::None | Guards::One(..) | Guards::Held(_) | Guards::Rising(..) => {
+            Guards::None | Guards::One(..) | Guards::Held(_) | Guards::All { .. } | Guards::Rising(..) => {
                 self.get(shard).expect(ONLY_NAMED_KEYS)
             }
         }
@@ -332,7 +336,9 @@ impl Shards for Locked<'_> {
             Guards::None => SmallVec::new(),
             Guards::One(_, guard) => smallvec::smallvec![&mut **guard],
             Guards::Held(held) => held.guards.iter_mut().map(|(_, guard)| &mut **guard).collect(),
-            Guards::Rising(_, _, guards) => guards.iter_mut().map(|guard| &mut **guard).collect(),
+            Guards::All { guards, .. } | Guards::Rising(_, _, guards) => {
+                guards.iter_mut().map(|guard| &mut **guard).collect()
+            }
             Guards::Many(guards) => guards.iter_mut().map(|(_, guard)| &mut **guard).collect(),
         }
     }

@@ -108,6 +108,8 @@ impl std::ops::Deref for Apart {
 /// All data of a server.
 pub struct Keyspace {
     shards: Box<[Apart]>,
+    /// Held by who locks all shards.
+    all: Mutex<()>,
     saved: Arc<snapshot::Saved>,
     /// Keys whose time had passed.
     expired: AtomicU64,
@@ -128,7 +130,7 @@ impl Keyspace {
         let saved = Arc::new(snapshot::Saved::new(shards));
         let dbs = || (0..databases).map(|_| Table::default()).collect();
         let shards = (0..shards).map(|_| Apart(Mutex::new(Shard { dbs: dbs(), ..Shard::default() }))).collect();
-        Self { shards, saved, expired: AtomicU64::new(0), databases, seed }
+        Self { shards, all: Mutex::new(()), saved, expired: AtomicU64::new(0), databases, seed }
     }
 
     /// An empty one of the same shape: to load into, and to [`Keyspace::swap`] with.

@@ -61,7 +61,7 @@ fn damaged_payloads_are_refused_with_and_without_checksum() {
 }
 
 fn file(keyspace: &Keyspace) -> Vec<u8> {
-    let mut walk = SnapshotWalk::begin(&keyspace, &mut keyspace.lock_all(), encode_entry_compressed);
+    let mut walk = SnapshotWalk::begin(keyspace, &mut keyspace.lock_all(), encode_entry_compressed);
     let (mut out, mut scratch) = (Vec::new(), Vec::new());
     header(&mut out);
     aux(&mut out, "redis-ver", "7.2.4");
