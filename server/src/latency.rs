@@ -85,6 +85,15 @@ impl Histogram {
     }
 }
 
+impl Histogram {
+    /// Numbers of calls that took at most each of these µs, and of all. A µs counts 1,024 ns, as in LATENCY HISTOGRAM.
+    pub fn at_most_us(&self, bounds: &[u64]) -> (Vec<u64>, u64) {
+        let counts = self.counts();
+        let below = |us: &u64| counts.iter().enumerate().filter(|(i, _)| bound(*i) <= us * 1024).map(|(_, n)| n).sum();
+        (bounds.iter().map(below).collect(), counts.iter().sum())
+    }
+}
+
 /// Samples kept of an event.
 const SAMPLES: usize = 160;
 

@@ -5,8 +5,8 @@
 //! - [`state`]: what all threads share. [`registry`]: commands by name. [`dispatch`]: one command from bytes to reply.
 //! - `cron`: what happens by the clock.
 //! - [`net`]: workers and connections; a command runs on the thread that read it.
-//! - [`commands`]: commands about the server itself. [`info`], [`latency`], [`rates`], [`http`]: what it tells about
-//!   itself.
+//! - [`commands`]: commands about the server itself. [`info`], [`latency`], [`rates`], `metrics`, [`http`]: what it
+//!   tells about itself.
 //! - [`shutdown`]: ending in order. [`supervise`]: what a service manager is told.
 //!   [`descriptors`]: room for connections.
 //! - [`repl`]: replication and roles, both ways. [`persistence`]: RDB files and the state beside them.
@@ -24,6 +24,7 @@ pub mod info;
 pub mod latency;
 pub mod logging;
 pub mod memory;
+mod metrics;
 pub mod net;
 pub mod persistence;
 pub mod rates;

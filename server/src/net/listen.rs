@@ -36,7 +36,7 @@ pub struct Listening {
 impl Listening {
     /// Opens all listeners of the settings.
     pub fn open(settings: &Settings) -> Result<(Self, Opened), String> {
-        let sockets = bind_all(settings)?;
+        let sockets = bind_all(settings, settings.port as u16)?;
         let (acceptor, tcp) = mpsc::channel(16);
         let listening = Self { sockets: Mutex::default(), acceptor };
         listening.hand_over(sockets)?;
@@ -50,11 +50,11 @@ impl Listening {
         for socket in self.sockets.lock().drain(..) {
             let _ = SockRef::from(&socket).shutdown(std::net::Shutdown::Both);
         }
-        let bound = bind_all(new);
+        let bound = bind_all(new, new.port as u16);
         let failed = bound.as_ref().err().cloned();
         let sockets = match bound {
             Ok(sockets) => sockets,
-            Err(_) => bind_all(old)?,
+            Err(_) => bind_all(old, old.port as u16)?,
         };
         self.hand_over(sockets)?;
         failed.map_or(Ok(()), Err)
@@ -69,9 +69,8 @@ impl Listening {
     }
 }
 
-/// One socket for each address. One with `-` in front may be absent from this machine.
-fn bind_all(settings: &Settings) -> Result<Vec<StdListener>, String> {
-    let port = settings.port as u16;
+/// One socket for each address of `bind`. One with `-` in front may be absent from this machine.
+pub(crate) fn bind_all(settings: &Settings, port: u16) -> Result<Vec<StdListener>, String> {
     let mut sockets = Vec::new();
     for name in settings.bind.0.iter().filter(|_| port > 0) {
         let (optional, name) = name.strip_prefix('-').map_or((false, name.as_str()), |n| (true, n));

@@ -37,6 +37,7 @@ use crate::state::Server;
 use round::{Round, Turn, Work};
 use stream::Stream;
 
+pub(crate) use listen::bind_all;
 pub use listen::{Listening, Opened};
 
 /// Requests of one connection in one round, at most.

@@ -357,6 +357,7 @@ impl Link<'_> {
         };
         *repl.link.refused.lock() = refused;
         if !refused.is_empty() {
+            repl.link.refusals.fetch_add(1, Ordering::Relaxed);
             return Err(LinkError::Fenced(refused));
         }
         role.accept_once = false;

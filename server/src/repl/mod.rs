@@ -115,6 +115,8 @@ pub struct LinkInfo {
     pub loading_aside: AtomicBool,
     /// Why a full sync was refused, see `replication::FenceView`.
     pub refused: Mutex<&'static str>,
+    /// How often that has happened.
+    pub refusals: AtomicU64,
     /// Bytes that were saved aside because a new master did not have them (R8).
     pub divergent_bytes: AtomicU64,
     /// Offset up to which the stream was read.

@@ -16,13 +16,14 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Api, Client, Config, ResourceExt};
+use operator::resources::METRICS_PORT;
 use parking_lot::Mutex;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::ApiServer;
-use crate::{free_port, program};
+use crate::program;
 
 const LABEL: &str = "app.kubernetes.io/managed-by=replicated-redis-operator";
 const ROUND: Duration = Duration::from_millis(50);
@@ -47,6 +48,12 @@ struct Shared {
 
 /// Loopback addresses are the machine's: no two kubelets of one process may give the same.
 static ADDRESSES: AtomicU32 = AtomicU32::new(2);
+
+/// The next address, from a range that depends on this process: other runs of tests on this machine have others.
+fn next_address() -> Ipv4Addr {
+    let range = u32::from(Ipv4Addr::new(127, 64, 0, 0)) + (std::process::id() % 0x2000) * 0x200;
+    Ipv4Addr::from(range + ADDRESSES.fetch_add(1, Ordering::Relaxed))
+}
 
 impl ProcessKubelet {
     pub fn start(server: &ApiServer) -> ProcessKubelet {
@@ -112,7 +119,6 @@ struct Running {
     name: String,
     child: Child,
     address: Ipv4Addr,
-    metrics_port: u16,
     command: Vec<String>,
     data: PathBuf,
     ready: bool,
@@ -167,24 +173,20 @@ impl Kubelet<'_> {
                 return;
             }
         }
-        let address =
-            Ipv4Addr::from(u32::from(Ipv4Addr::new(127, 77, 0, 0)) + ADDRESSES.fetch_add(1, Ordering::Relaxed));
-        let metrics_port = free_port();
+        let address = next_address();
         let container = pod.spec.as_ref().and_then(|spec| spec.containers.first()).cloned().unwrap_or_default();
         let expand = |arg: &String| {
             let arg = arg.replace("$(POD_NAME)", &name).replace("$(POD_NAMESPACE)", &namespace);
             arg.replace(MOUNTS, &files.mounts.to_string_lossy())
         };
         let mut command: Vec<String> = container.args.iter().flatten().map(expand).collect();
-        let own = [("--bind", address.to_string()), ("--metrics-port", metrics_port.to_string())];
-        command.extend(own.into_iter().flat_map(|(name, value)| [name.to_string(), value]));
+        command.extend(["--bind".to_string(), address.to_string()]);
         let running = Running {
             child: spawn(&command, &files.data),
             data: files.data,
             namespace,
             name,
             address,
-            metrics_port,
             command,
             ready: false,
             restarts: 0,
@@ -251,7 +253,7 @@ impl Kubelet<'_> {
             running.ready = false;
             running.child = spawn(&running.command, &running.data);
         }
-        running.ready = answers_readyz(running.metrics_port).await;
+        running.ready = answers_readyz(running.address).await;
         running.report(&api, true).await;
     }
 }
@@ -311,9 +313,9 @@ fn spawn(command: &[String], dir: &Path) -> Child {
         .expect("the server can be started")
 }
 
-async fn answers_readyz(port: u16) -> bool {
+async fn answers_readyz(address: Ipv4Addr) -> bool {
     let ask = async {
-        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await?;
+        let mut stream = tokio::net::TcpStream::connect((address, METRICS_PORT)).await?;
         stream.write_all(b"GET /readyz HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n").await?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await?;
