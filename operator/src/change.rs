@@ -20,6 +20,9 @@ pub enum Kind {
     Members,
 }
 
+/// All reasons of a failover.
+pub const FAILOVER_REASONS: [&str; 2] = ["MasterEnded", "MasterSilent"];
+
 impl Kind {
     /// The kind of the change that a record with this target begins. `had_master`: this operator has seen a master that took
     /// writes; without one nothing was lost that it knows of. `has_ended`: the old master is known to have ended.
@@ -28,8 +31,8 @@ impl Kind {
             Some(Target::Named { to }) => Kind::Switchover { to: to.clone() },
             Some(Target::Members { .. }) => Kind::Members,
             Some(Target::Pending { .. }) | None if !had_master => Kind::First,
-            Some(Target::Pending { .. }) | None if has_ended => Kind::Failover { reason: "MasterEnded" },
-            Some(Target::Pending { .. }) | None => Kind::Failover { reason: "MasterSilent" },
+            Some(Target::Pending { .. }) | None if has_ended => Kind::Failover { reason: FAILOVER_REASONS[0] },
+            Some(Target::Pending { .. }) | None => Kind::Failover { reason: FAILOVER_REASONS[1] },
         }
     }
 }

@@ -28,6 +28,8 @@ pub struct Facts {
     pub leads_to: Option<String>,
     /// Why the spec cannot be carried out: a machine-readable reason and a sentence.
     pub stalled: Option<(&'static str, String)>,
+    /// What has come of `spec.monitoring`, where it asks for anything: a sentence, or a reason and a sentence.
+    pub monitored: Option<Result<String, (&'static str, String)>>,
 }
 
 /// The status that follows `before`. Its record is that of `before`: this is about what people read.
@@ -120,16 +122,11 @@ fn conditions(facts: &Facts, o: &Observed, plan: &Plan, writable: bool, ready_re
             format!("{ready_replicas} of {} replicas follow; not yet: {}", facts.replicas, missing.join(", "));
         say("ReplicationHealthy", false, "ReplicasMissing", &sentence)
     };
-    let is_member = |name: &str| o.record.as_ref().is_some_and(|r| r.members.iter().any(|m| m.name == name));
-    let candidate = plan
-        .ready_replicas
-        .iter()
-        .find(|name| is_member(name) && o.answering(name).is_some_and(|s| s.caught_up && !s.syncing));
-    let failover = match candidate {
+    let failover = match has_candidate(o, plan) {
         _ if !o.automatic => say("FailoverReady", false, "Manual", "spec.failover.mode is Manual: a person decides"),
-        Some(_) => say("FailoverReady", true, "CandidateFollows", "a replica that has caught up could be promoted"),
-        None if facts.replicas == 0 => say("FailoverReady", false, "NoReplicas", "spec.replicas is 0"),
-        None => say("FailoverReady", false, "NoCandidate", "no replica that is a member has caught up"),
+        true => say("FailoverReady", true, "CandidateFollows", "a replica that has caught up could be promoted"),
+        false if facts.replicas == 0 => say("FailoverReady", false, "NoReplicas", "spec.replicas is 0"),
+        false => say("FailoverReady", false, "NoCandidate", "no replica that is a member has caught up"),
     };
     let reachable = facts.leads_to == plan.master;
     let ready = facts.stalled.is_none() && writable && all && reachable;
@@ -152,7 +149,19 @@ fn conditions(facts: &Facts, o: &Observed, plan: &Plan, writable: bool, ready_re
         None => &plan.summary,
     };
     let reconciling = say("Reconciling", !ready && facts.stalled.is_none(), ready_reason, text);
-    vec![say("Ready", ready, ready_reason, text), reconciling, stalled, master, replication, failover]
+    let mut all = vec![say("Ready", ready, ready_reason, text), reconciling, stalled, master, replication, failover];
+    all.extend(facts.monitored.as_ref().map(|monitored| match monitored {
+        Ok(made) => say("Monitored", true, "AsWanted", made),
+        Err((reason, message)) => say("Monitored", false, reason, message),
+    }));
+    all
+}
+
+/// A replica that is a member and has caught up.
+pub fn has_candidate(o: &Observed, plan: &Plan) -> bool {
+    let is_member = |name: &str| o.record.as_ref().is_some_and(|r| r.members.iter().any(|m| m.name == name));
+    let caught_up = |name: &str| o.answering(name).is_some_and(|s| s.caught_up && !s.syncing);
+    plan.ready_replicas.iter().any(|name| is_member(name) && caught_up(name))
 }
 
 /// The time of a condition is that of its last change between true and false.
@@ -169,10 +178,15 @@ fn dated(said: Said, before: &ReplicatedRedisStatus, generation: Option<i64>, no
     }
 }
 
-fn lag(o: &Observed, plan: &Plan) -> u64 {
+/// How far the slowest replica is behind.
+pub fn lag_bytes(o: &Observed, plan: &Plan) -> u64 {
     let Some(end) = plan.master.as_ref().and_then(|name| o.answering(name)).map(|s| s.offset) else { return 0 };
     let behind = |name: &String| o.answering(name).map(|s| end.saturating_sub(s.offset));
-    let lag = plan.ready_replicas.iter().filter_map(behind).max().unwrap_or(0);
+    plan.ready_replicas.iter().filter_map(behind).max().unwrap_or(0)
+}
+
+fn lag(o: &Observed, plan: &Plan) -> u64 {
+    let lag = lag_bytes(o, plan);
     if lag < LAG_SHOWN_BYTES { 0 } else { 1 << lag.ilog2() }
 }
 
@@ -210,7 +224,7 @@ mod tests {
             replicas: 1,
             nodes,
             leads_to: Some("x-master-0".into()),
-            stalled: None,
+            ..Facts::default()
         }
     }
 

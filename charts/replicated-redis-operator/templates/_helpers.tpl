@@ -81,6 +81,8 @@ metadata:
 {{- define "operator.endpoint" -}}
 - port: http-metrics
   path: /metrics
+  # Series about a datastore carry its namespace, not the operator's.
+  honorLabels: true
   {{- with .monitor.interval }}
   interval: {{ . }}
   {{- end }}

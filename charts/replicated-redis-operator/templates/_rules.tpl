@@ -25,6 +25,13 @@ What it watches it does not ask for again, so "get" is mostly missing.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list, watch, patch]
+# What only some datastores ask for: spec.networkPolicy and spec.monitoring.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
+  verbs: [list, create, patch, delete]
+- apiGroups: [monitoring.coreos.com]
+  resources: [podmonitors, prometheusrules]
+  verbs: [list, create, patch, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

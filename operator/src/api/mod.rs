@@ -6,6 +6,7 @@
 #![expect(unreachable_pub, reason = "KubeSchema repeats the types in a place of its own")]
 
 mod manifest;
+mod observability;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use manifest::{ManifestError, parse_manifest};
+pub use observability::{
+    Monitoring, NetworkPolicyMode, NetworkPolicyTemplate, PodMonitorTemplate, PrometheusRuleTemplate,
+};
 pub use status::{InstanceStatus, Phase, ReplicatedRedisStatus};
 
 /// A replicated Redis-compatible datastore: one master and its replicas.
@@ -93,6 +97,12 @@ pub struct ReplicatedRedisSpec {
     /// The Services that clients use.
     #[serde(default)]
     pub services: Services,
+    /// What is made for Prometheus. Every instance has its metrics on the port http-metrics in any case.
+    #[serde(default)]
+    pub monitoring: Monitoring,
+    /// Who may connect to the instances.
+    #[serde(default)]
+    pub network_policy: NetworkPolicyTemplate,
 }
 
 fn default_replicas() -> i32 {

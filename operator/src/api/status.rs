@@ -42,7 +42,8 @@ pub struct ReplicatedRedisStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub instances: Vec<InstanceStatus>,
-    /// Ready, Reconciling, Stalled, MasterAvailable, ReplicationHealthy, FailoverReady.
+    /// Ready, Reconciling, Stalled, MasterAvailable, ReplicationHealthy, FailoverReady; Monitored where spec.monitoring asks for
+    /// anything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,

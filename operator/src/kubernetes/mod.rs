@@ -9,6 +9,8 @@
 //! None of these decides a role. The record is the only thing that outlives an operator.
 
 mod caches;
+mod calls;
+mod extras;
 mod leader;
 mod objects;
 mod pod;
@@ -35,6 +37,10 @@ struct Context {
     identity: String,
     /// The server's image where a spec names none.
     image: String,
+    /// Where the operator's pods run.
+    namespace: String,
+    /// What there was of the objects that only some datastores have.
+    found: extras::Found,
     reporter: Reporter,
     metrics: Metrics,
 }

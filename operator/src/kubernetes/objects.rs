@@ -161,7 +161,7 @@ fn to_json<K: Serialize>(object: &K) -> Value {
     serde_json::to_value(object).expect("an object of the API is JSON")
 }
 
-fn hash<K: Serialize>(object: &K) -> String {
+pub(super) fn hash<K: Serialize>(object: &K) -> String {
     let mut hasher = DefaultHasher::new();
     // Maps of the API's types are sorted.
     to_json(object).to_string().hash(&mut hasher);

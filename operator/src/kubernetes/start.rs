@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use k8s_openapi::api::core::v1::Pod;
+use kube::client::ClientBuilder;
 use kube::runtime::events::Reporter;
 use kube::{Client, Config, ResourceExt};
 use tokio::net::TcpListener;
@@ -15,10 +16,11 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
-use super::Context;
 use super::caches::{Caches, Key, News};
+use super::calls::CountCalls;
 use super::leader::Candidate;
 use super::session::Session;
+use super::{Context, extras};
 use crate::local::files::random_hex;
 use crate::metrics::{Metrics, MetricsServer};
 use crate::resources::{CLUSTER_LABEL, MANAGER};
@@ -58,8 +60,9 @@ pub fn execute(args: RunArgs) -> Result<()> {
 async fn run(args: RunArgs) -> Result<()> {
     let config = Config::infer().await.context("no Kubernetes configuration: neither in a pod nor by KUBECONFIG")?;
     let namespace = args.lease_namespace.unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config).context("the Kubernetes configuration cannot be used")?;
     let metrics = Metrics::new("kubernetes");
+    let builder = ClientBuilder::try_from(config).context("the Kubernetes configuration cannot be used")?;
+    let client: Client = builder.with_layer(&CountCalls(metrics.clone())).build();
     let listener = TcpListener::bind(args.metrics_address)
         .await
         .with_context(|| format!("cannot listen on {} (--metrics-address)", args.metrics_address))?;
@@ -77,6 +80,7 @@ async fn run(args: RunArgs) -> Result<()> {
         _ = terminate.recv() => return Ok(()),
     };
     tracing::info!("{identity} leads");
+    metrics.leader.set(1);
     let serving = async {
         let (caches, news) = Caches::start(&client, &args.watch_namespaces).await;
         tracing::info!(
@@ -88,6 +92,7 @@ async fn run(args: RunArgs) -> Result<()> {
             }
         );
         let reporter = Reporter { controller: MANAGER.to_string(), instance: Some(identity.clone()) };
+        let found = extras::find(&client, &args.watch_namespaces).await;
         let context = Context {
             reporter,
             client: client.clone(),
@@ -95,6 +100,8 @@ async fn run(args: RunArgs) -> Result<()> {
             leadership,
             identity: identity.clone(),
             image: args.server_image.clone(),
+            namespace: namespace.clone(),
+            found,
             metrics,
         };
         Sessions::default().serve(Arc::new(context), news).await;

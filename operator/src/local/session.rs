@@ -151,6 +151,8 @@ impl Session {
         let (pace, pace_seen) = watch::channel(POLL_BUSY);
         let endpoint = |refusal: &str| Endpoint { wait: ENDPOINT_WAIT, refusal: refusal.to_string() };
         let metrics = Metrics::new("local");
+        // There is no other.
+        metrics.leader.set(1);
         let metrics_server = match listeners.metrics {
             Some(listener) => Some(MetricsServer::start(listener, metrics.clone())?),
             None => None,
@@ -228,6 +230,7 @@ impl Session {
 
     /// One round of observe → plan → apply. Returns how long nothing needs to be done unless something happens.
     fn turn(&mut self) -> Duration {
+        let _timer = self.metrics.reconcile_duration.start_timer();
         self.stopping.retain(|_, task| !task.is_finished());
         let observed = self.observe();
         let plan = plan(&observed, self.clock.now());
@@ -719,8 +722,10 @@ impl Session {
             replicas_ready: ready,
             max_replica_lag_bytes: lag,
             epoch: view.epoch,
+            failover_ready: crate::status::has_candidate(observed, plan),
+            ..State::default()
         };
-        self.metrics.set("", &self.settings.name, state);
+        self.metrics.set("", &self.settings.name, &state);
     }
 
     // ---- the end ----

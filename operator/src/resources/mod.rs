@@ -11,12 +11,16 @@
 //! | ConfigMap | NAME-config | redis.conf |
 //! | PodDisruptionBudget | NAME | one pod at a time |
 //! | ServiceAccount | NAME | an identity without rights |
+//! | NetworkPolicy | NAME | who may connect; if asked for |
+//! | PodMonitor, PrometheusRule | NAME | scraping and alerts; if asked for |
 //!
 //! Objects are complete, for server-side apply: what is not in them belongs to others. Selectors hold neither a version nor
 //! anything else that could change.
 
 mod budget;
 mod config;
+mod monitors;
+mod network_policy;
 mod secrets;
 mod services;
 mod statefulset;
@@ -28,6 +32,8 @@ use kube::{Resource, ResourceExt};
 
 pub use budget::disruption_budget;
 pub use config::config_map;
+pub use monitors::{monitor_kinds, monitors};
+pub use network_policy::network_policy;
 pub use secrets::{credentials, generated_password, password_in};
 pub use services::{headless, leads_to, master, replicas};
 pub use statefulset::{replica_pods, service_account, stateful_set};

@@ -163,6 +163,7 @@ impl Session {
     /// One round. Returns how long nothing needs to be done unless something happens; `None` when the object is gone.
     async fn turn(&mut self) -> Option<Duration> {
         self.refresh()?;
+        let _timer = self.context.metrics.reconcile_duration.start_timer();
         if self.unsure {
             match call(self.api().get(&self.key.1)).await {
                 Ok(object) => {

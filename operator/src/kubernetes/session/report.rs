@@ -12,13 +12,13 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Session, call};
-use crate::api::{ReplicatedRedis, ReplicatedRedisStatus};
+use crate::api::{Phase, ReplicatedRedis, ReplicatedRedisStatus};
 use crate::fault::{Point, point};
 use crate::kubernetes::objects::is_at_least;
 use crate::metrics::State;
 use crate::observe::Observed;
 use crate::plan::Plan;
-use crate::status::{Facts, status};
+use crate::status::{Facts, has_candidate, lag_bytes, status};
 
 /// Between two writes of a status in which nothing but words has changed.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
@@ -28,6 +28,9 @@ const STATUS_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Report {
     write: Option<JoinHandle<Option<ReplicatedRedis>>>,
     written_at: Option<Instant>,
+    /// As they are now, whether or not they could be written.
+    phase: Phase,
+    conditions: Vec<(String, bool)>,
 }
 
 impl Session {
@@ -75,9 +78,12 @@ impl Session {
             nodes: pods.iter().map(node).collect(),
             leads_to: self.led_to(),
             stalled: self.problems.latest(),
+            monitored: self.upkeep.monitored.clone(),
         };
         let before = self.object.status.clone().unwrap_or_default();
         let wanted = status(&before, &facts, observed, plan, Timestamp::now());
+        self.report.phase = wanted.phase;
+        self.report.conditions = wanted.conditions.iter().map(|c| (c.type_.clone(), c.status == "True")).collect();
         if wanted == before {
             return None;
         }
@@ -91,17 +97,19 @@ impl Session {
     }
 
     pub(super) fn measure(&self, plan: &Plan, observed: &Observed) {
-        let lag = self.object.status.as_ref().map_or(0, |s| s.max_lag_bytes);
         let writable = plan.master.as_ref().and_then(|name| observed.answering(name)).is_some_and(|s| s.writable);
         let epoch = observed.record.as_ref().map_or(0, |r| r.epoch);
         let state = State {
             has_master: writable,
             replicas_desired: self.object.spec.replicas,
             replicas_ready: plan.ready_replicas.len(),
-            max_replica_lag_bytes: lag,
+            max_replica_lag_bytes: lag_bytes(observed, plan),
             epoch,
+            failover_ready: has_candidate(observed, plan),
+            phase: Some(self.report.phase),
+            conditions: self.report.conditions.clone(),
         };
-        self.context.metrics.set(&self.key.0, &self.key.1, state);
+        self.context.metrics.set(&self.key.0, &self.key.1, &state);
     }
 
     pub(super) async fn event(&self, kind: EventType, reason: &str, note: &str) {

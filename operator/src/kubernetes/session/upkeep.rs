@@ -2,9 +2,11 @@
 //! take a master its lease.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Patch, PatchParams};
+use kube::runtime::events::EventType;
 use kube::{Api, Resource, ResourceExt};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -14,6 +16,7 @@ use super::{Failure, RETRY_PAUSE, Session, call};
 use crate::api::ReplicatedRedis;
 use crate::fault::{Point, point};
 use crate::kubernetes::Context;
+use crate::kubernetes::extras::{self, Applied, Monitored};
 use crate::kubernetes::objects::{Applier, ApplyError, Pending};
 use crate::observe::{Observed, Role};
 use crate::plan::Plan;
@@ -23,12 +26,19 @@ use crate::resources::{self, ROLE_LABEL};
 /// The part of a datastore's problems that is told here: see [`super::Problems`].
 const THEME: &str = "objects";
 
+/// Between two attempts to make what the cluster has no kind for.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+
 /// The work beside the loop, and what it has come to.
 #[derive(Debug, Default)]
 pub(super) struct Upkeep {
     task: Option<JoinHandle<Upkept>>,
     retry_at: Option<Instant>,
     applied: Pending,
+    extras: Applied,
+    /// What has come of `spec.monitoring`, and when it was tried.
+    pub(super) monitored: Monitored,
+    tried_at: Option<Instant>,
     kept: Option<Inputs>,
 }
 
@@ -46,6 +56,8 @@ struct Inputs {
 #[derive(Debug)]
 struct Upkept {
     applied: Pending,
+    extras: Applied,
+    monitored: Monitored,
     outcome: Result<(), ApplyError>,
     /// The objects were tried: `outcome` says whether the spec can be carried out.
     tried: bool,
@@ -66,7 +78,10 @@ impl Session {
             seen: self.context.caches.hub.seen(&self.key),
         };
         let labels = self.wanted_labels(plan, observed);
-        let nothing_new = self.upkeep.kept.as_ref() == Some(&inputs);
+        // Kinds that were not installed may be by now.
+        let again = matches!(self.upkeep.monitored, Some(Err(_)))
+            && self.upkeep.tried_at.is_none_or(|at| at.elapsed() > TRY_AGAIN);
+        let nothing_new = self.upkeep.kept.as_ref() == Some(&inputs) && !again;
         if labels.is_empty() && (nothing_new || !may_retry) {
             return;
         }
@@ -77,10 +92,12 @@ impl Session {
             password: self.password.clone(),
             leads_to: inputs.leads_to.clone(),
             applied: std::mem::take(&mut self.upkeep.applied),
+            extras: std::mem::take(&mut self.upkeep.extras),
             labels,
         };
         let bell = Arc::clone(&self.reports.changed);
         self.upkeep.kept = Some(inputs);
+        self.upkeep.tried_at = Some(Instant::now());
         self.upkeep.task = Some(tokio::spawn(work.run(bell)));
     }
 
@@ -91,6 +108,11 @@ impl Session {
         let Some(done) = self.upkeep.task.take() else { return };
         let Ok(done) = done.await else { return };
         self.upkeep.applied = done.applied;
+        self.upkeep.extras = done.extras;
+        // What did not get so far says nothing of it.
+        if done.tried && (done.monitored.is_some() || !self.object.spec.monitoring.is_on()) {
+            self.tell_of_monitoring(done.monitored).await;
+        }
         match done.outcome {
             Ok(()) => {
                 self.upkeep.retry_at = None;
@@ -123,6 +145,15 @@ impl Session {
     pub(super) fn led_to(&self) -> Option<String> {
         let service = self.context.caches.services.get(&self.key.0, &format!("{}-master", self.key.1))?;
         resources::leads_to(&service).map(str::to_string)
+    }
+
+    async fn tell_of_monitoring(&mut self, monitored: Monitored) {
+        if let Some(Err((reason, message))) = &monitored
+            && self.upkeep.monitored != monitored
+        {
+            self.event(EventType::Warning, reason, &format!("spec.monitoring: {message}")).await;
+        }
+        self.upkeep.monitored = monitored;
     }
 
     /// Pods whose role label is not what it should be, those that lose it first: there is one master label at most.
@@ -167,6 +198,7 @@ struct Work {
     password: Option<String>,
     leads_to: Option<String>,
     applied: Pending,
+    extras: Applied,
     labels: Vec<(Arc<Pod>, Option<&'static str>)>,
 }
 
@@ -184,11 +216,16 @@ impl Work {
             }
         }
         let tried = self.password.is_some();
+        let mut monitored = None;
         if let (Some(password), true) = (&self.password, outcome.is_ok()) {
             outcome = applier.everything(&self.object, self.pods, &context.image, password).await;
+            let (client, namespace, found) = (&context.client, &context.namespace, &context.found);
+            let fenced;
+            (fenced, monitored) = extras::apply(client, &self.object, namespace, found, &mut self.extras).await;
+            outcome = outcome.and(fenced);
         }
         bell.notify_one();
-        Upkept { applied, outcome, tried }
+        Upkept { applied, extras: self.extras, monitored, outcome, tried }
     }
 
     fn api<K>(&self) -> Api<K>
