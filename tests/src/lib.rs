@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod local;
+pub mod prometheus;
 pub mod sim;
 pub mod transcript;
 

@@ -6,10 +6,12 @@
 //!
 //! The programs are built by `tests/cluster/build.sh`, once for its sources.
 
+pub mod fleet;
 pub mod helm;
 pub mod history;
 mod kubelet;
 mod nodes;
+mod operator;
 mod runner;
 mod scene;
 mod store;
@@ -24,6 +26,7 @@ use tempfile::TempDir;
 
 pub use kubelet::ProcessKubelet;
 pub use nodes::{Cluster, OPERATOR, SYSTEM};
+pub use operator::OperatorProcess;
 pub use runner::{Case, Needs, main};
 pub use scene::Scene;
 pub use store::Store;

@@ -6,6 +6,7 @@ mod drain;
 mod failover;
 mod fence;
 mod helm_chart;
+mod monitoring;
 mod node_loss;
 mod operator_crash;
 mod scale;
@@ -20,6 +21,7 @@ fn main() -> ExitCode {
         scale::CASES,
         tour::CASES,
         failover::CASES,
+        monitoring::CASES,
         drain::CASES,
         fence::CASES,
         node_loss::CASES,

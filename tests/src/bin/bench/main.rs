@@ -1,6 +1,6 @@
 //! `make bench`: our server beside Debian's redis-server, interleaved in one run, as one table of ratios with the goals.
 //!
-//! `ONLY=cpu,memory,sync,restart,growth,failover` chooses themes; `QUICK=1` makes everything small, to see that it works.
+//! `ONLY=cpu,memory,sync,restart,growth,failover,objects` chooses themes; `QUICK=1` makes everything small, to see that it works.
 //! CPU-seconds are the figure to trust on a small machine; what a clock measures there is noisy.
 
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line program")]
@@ -9,6 +9,7 @@ mod cpu;
 mod failover;
 mod growth;
 mod memory;
+mod objects;
 mod proc;
 mod restart;
 mod sync;
@@ -41,6 +42,7 @@ const THEMES: &[Theme] = &[
     ("restart", restart::run),
     ("growth", growth::run),
     ("failover", failover::run),
+    ("objects", objects::run),
 ];
 
 fn main() -> ExitCode {
