@@ -64,8 +64,13 @@ const DATASTORES: &[(&str, &[(&str, &str)])] = &[
         &[("/spec/services/master/type", "LoadBalancer"), ("/spec/services/replicas/annotations/a", "b")],
     ),
     (
-        "{fullnameOverride: other, failover: {mode: Manual}, durability: {writeQuorum: 1}, sentinel: {enabled: false}}",
-        &[("/metadata/name", "other"), ("/spec/failover/mode", "Manual"), ("/spec/durability/writeQuorum", "1")],
+        "{fullnameOverride: other, spec: {failover: {mode: Manual}, durability: {writeQuorum: 1}, replicas: 4}}",
+        &[
+            ("/metadata/name", "other"),
+            ("/spec/failover/mode", "Manual"),
+            ("/spec/durability/writeQuorum", "1"),
+            ("/spec/replicas", "4"),
+        ],
     ),
     ("{replica: {autoscaling: {enabled: true, targetCPU: 80, targetMemory: '70'}}}", &[]),
     (
