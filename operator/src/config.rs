@@ -9,7 +9,7 @@ use std::path::Path;
 use thiserror::Error;
 
 /// Directives that belong to the operator: they decide addresses, credentials, places and roles.
-const RESERVED: &[&str] = &[
+pub const RESERVED: &[&str] = &[
     "aclfile",
     "bind",
     "daemonize",

@@ -3,13 +3,14 @@
 //! - [`api`]: what a person writes. [`record`]: what all operators agree on. [`observe`]: what is seen.
 //! - [`plan`]: what to do, as a pure function of the three. Nothing else decides roles.
 //! - [`local`] carries plans out with processes of this machine, [`kubernetes`] with pods.
-//! - What both need: [`client`] and [`link`] (the conversation with a server), [`tenure`], [`change`], [`config`], [`clock`], [`fault`].
+//! - What both need: [`client`] and [`link`] (the conversation with a server), [`tenure`], [`change`], [`config`], [`directives`], [`clock`], [`fault`].
 
 pub mod api;
 pub mod change;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod directives;
 pub mod fault;
 pub mod healthz;
 pub mod kubernetes;

@@ -6,7 +6,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::{InstanceStatus, Phase, ReplicatedRedisStatus};
+use crate::api::{InstanceStatus, Phase, ReplicatedRedisStatus, UpdateState, UpdateStatus};
 use crate::observe::{Instance, Observed, Role};
 use crate::plan::Plan;
 use crate::record::Target;
@@ -30,6 +30,17 @@ pub struct Facts {
     pub stalled: Option<(&'static str, String)>,
     /// What has come of `spec.monitoring`, where it asks for anything: a sentence, or a reason and a sentence.
     pub monitored: Option<Result<String, (&'static str, String)>>,
+    pub update: UpdateStatus,
+    /// Pods that need a restart, and why.
+    pub restart: Option<String>,
+    /// Image of the server while the spec names none.
+    pub default_image: Option<String>,
+    /// Why nothing is changed, if so.
+    pub paused: Option<&'static str>,
+    /// The objects are not yet what the spec says.
+    pub applying: bool,
+    /// Conditions of other themes.
+    pub said: Vec<Said>,
 }
 
 /// The status that follows `before`. Its record is that of `before`: this is about what people read.
@@ -61,6 +72,8 @@ pub fn status(
         current_master,
         master_since,
         max_lag_bytes: lag(observed, plan),
+        update: facts.update.clone(),
+        default_image: facts.default_image.clone(),
         instances: facts.nodes.iter().map(|(name, node)| instance(name, node.as_ref(), observed)).collect(),
         conditions: conditions.into_iter().map(|c| dated(c, before, facts.generation, now)).collect(),
         record: before.record.clone(),
@@ -77,6 +90,7 @@ fn phase(facts: &Facts, observed: &Observed, plan: &Plan, writable: bool, ready_
         Some(Target::Named { .. }) => Phase::SwitchingOver,
         // The master goes on: it is away for a moment only.
         Some(Target::Members { .. }) => Phase::Degraded,
+        None if writable && (facts.applying || facts.update.state != UpdateState::Idle) => Phase::Updating,
         None if writable && ready_replicas >= facts.replicas && facts.leads_to == plan.master => Phase::Ready,
         None if writable => Phase::Degraded,
         None => Phase::Unavailable,
@@ -84,15 +98,22 @@ fn phase(facts: &Facts, observed: &Observed, plan: &Plan, writable: bool, ready_
 }
 
 /// A condition without its times.
-struct Said {
-    kind: &'static str,
-    holds: bool,
-    reason: &'static str,
-    message: String,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    pub kind: &'static str,
+    pub holds: bool,
+    pub reason: String,
+    pub message: String,
+}
+
+impl Said {
+    pub fn new(kind: &'static str, holds: bool, reason: &str, message: &str) -> Said {
+        Said { kind, holds, reason: reason.into(), message: message.into() }
+    }
 }
 
 fn conditions(facts: &Facts, o: &Observed, plan: &Plan, writable: bool, ready_replicas: i32) -> Vec<Said> {
-    let say = |kind, holds, reason, message: &str| Said { kind, holds, reason, message: message.to_string() };
+    let say = |kind, holds, reason: &str, message: &str| Said::new(kind, holds, reason, message);
     let electing = o.record.as_ref().is_some_and(|r| r.target.is_some());
     let master = match &plan.master {
         Some(name) if writable => say("MasterAvailable", true, "TakesWrites", &format!("{name} takes writes")),
@@ -132,13 +153,15 @@ fn conditions(facts: &Facts, o: &Observed, plan: &Plan, writable: bool, ready_re
     let ready = facts.stalled.is_none() && writable && all && reachable;
     let ready_reason = match () {
         () if facts.stalled.is_some() => "Stalled",
-        () if !writable => master.reason,
-        () if !all => replication.reason,
+        () if !writable => &master.reason,
+        () if !all => &replication.reason,
         () if !reachable => "ServiceBehind",
         () => "Well",
     };
+    let halted = facts.update.state == UpdateState::Halted;
     let stalled = match &facts.stalled {
         Some((reason, message)) => say("Stalled", true, reason, message),
+        None if halted => say("Stalled", true, &facts.update.reason, &facts.update.message),
         None => say("Stalled", false, "AsWanted", "the spec is carried out"),
     };
     let text = match &facts.stalled {
@@ -148,12 +171,30 @@ fn conditions(facts: &Facts, o: &Observed, plan: &Plan, writable: bool, ready_re
         None if !reachable => "the master Service does not lead to the master yet",
         None => &plan.summary,
     };
-    let reconciling = say("Reconciling", !ready && facts.stalled.is_none(), ready_reason, text);
+    let reconciling = match facts.update.state {
+        UpdateState::Idle if ready && facts.applying => {
+            say("Reconciling", true, "Applying", "the objects are being brought to what the spec says")
+        }
+        UpdateState::Updating | UpdateState::Paused if ready => {
+            say("Reconciling", true, &facts.update.reason, &facts.update.message)
+        }
+        _ => say("Reconciling", !ready && facts.stalled.is_none() && !halted, ready_reason, text),
+    };
+    let restart = match &facts.restart {
+        Some(pods) => say("RestartRequired", true, &facts.update.reason, pods),
+        None => say("RestartRequired", false, "UpToDate", "every pod runs as the spec says"),
+    };
+    let paused = match facts.paused {
+        Some(message) => say("Paused", true, "Paused", message),
+        None => say("Paused", false, "Enabled", "the spec is carried out"),
+    };
     let mut all = vec![say("Ready", ready, ready_reason, text), reconciling, stalled, master, replication, failover];
+    all.extend([restart, paused]);
     all.extend(facts.monitored.as_ref().map(|monitored| match monitored {
         Ok(made) => say("Monitored", true, "AsWanted", made),
         Err((reason, message)) => say("Monitored", false, reason, message),
     }));
+    all.extend(facts.said.iter().cloned());
     all
 }
 
@@ -171,7 +212,7 @@ fn dated(said: Said, before: &ReplicatedRedisStatus, generation: Option<i64>, no
     Condition {
         type_: said.kind.into(),
         status: status.into(),
-        reason: said.reason.into(),
+        reason: said.reason,
         message: said.message,
         observed_generation: generation,
         last_transition_time: since.map_or(Time(now), |c| c.last_transition_time.clone()),
@@ -318,6 +359,32 @@ mod tests {
             condition(&lost, "ReplicationHealthy").message,
             "0 of 1 replicas follow; not yet: x-master-0, x-replica-0"
         );
+    }
+
+    #[test]
+    fn an_update_is_reconciled_until_it_is_done_and_stalled_while_it_is_halted() {
+        let (observed, plan) = well();
+        let of = |state, message: &str| {
+            let update = UpdateStatus {
+                state,
+                reason: "SyncTimeout".into(),
+                message: message.into(),
+                ..UpdateStatus::default()
+            };
+            let facts = Facts { update, restart: Some("x-master-0 (another image)".into()), ..facts() };
+            status(&ReplicatedRedisStatus::default(), &facts, &observed, &plan, at(1))
+        };
+        let updating = of(UpdateState::Updating, "replacing x-replica-0");
+        assert_eq!(updating.phase, Phase::Updating);
+        for (kind, holds) in
+            [("Ready", "True"), ("Reconciling", "True"), ("Stalled", "False"), ("RestartRequired", "True")]
+        {
+            assert_eq!(condition(&updating, kind).status, holds, "{kind}");
+        }
+        let halted = of(UpdateState::Halted, "x-replica-0 does not come back");
+        assert_eq!(condition(&halted, "Stalled").message, "x-replica-0 does not come back");
+        assert_eq!(condition(&halted, "Reconciling").status, "False");
+        assert_eq!(halted.phase, Phase::Updating);
     }
 
     #[test]

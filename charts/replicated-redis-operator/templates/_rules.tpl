@@ -32,6 +32,10 @@ What it watches it does not ask for again, so "get" is mostly missing.
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors, prometheusrules]
   verbs: [list, create, patch, delete]
+# Rolling updates.
+- apiGroups: [""]
+  resources: [pods/eviction]
+  verbs: [create]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

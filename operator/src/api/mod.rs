@@ -10,6 +10,7 @@ mod observability;
 mod status;
 #[cfg(test)]
 mod tests;
+mod update;
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,7 @@ pub use observability::{
     Monitoring, NetworkPolicyMode, NetworkPolicyTemplate, PodMonitorTemplate, PrometheusRuleTemplate,
 };
 pub use status::{InstanceStatus, Phase, ReplicatedRedisStatus};
+pub use update::{DefaultImage, Reconciliation, Update, UpdateState, UpdateStatus, UpdateStrategy};
 
 /// A replicated Redis-compatible datastore: one master and its replicas.
 #[derive(CustomResource, Debug, Clone, Default, PartialEq, Serialize, Deserialize, KubeSchema)]
@@ -76,7 +78,14 @@ pub struct ReplicatedRedisSpec {
     /// Where the password comes from.
     #[serde(default)]
     pub auth: Auth,
-    /// Image of the server; without it the one that the operator was installed with. Local mode has no images.
+    /// How changes that need a restart reach the pods. Local mode has none.
+    #[serde(default)]
+    pub update: Update,
+    /// How far the operator carries this object out: Enabled, NoRestarts or Paused.
+    #[serde(default)]
+    pub reconciliation: Reconciliation,
+    /// Image of the server; without it the one that the operator was installed with when this object was made (see
+    /// update.defaultImage). Local mode has no images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
     /// When the image is pulled. Kubernetes's default: IfNotPresent, or Always for the tag latest.

@@ -5,6 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::UpdateStatus;
 use crate::record::Record;
 
 /// What the operator observed, and its record.
@@ -38,12 +39,18 @@ pub struct ReplicatedRedisStatus {
     /// How far the slowest replica is behind, rounded down to a power of two; 0 below 1 MiB.
     #[serde(default)]
     pub max_lag_bytes: u64,
+    /// How far a rolling update is.
+    #[serde(default)]
+    pub update: UpdateStatus,
+    /// Image of the server while spec.image names none: see spec.update.defaultImage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default_image: Option<String>,
     /// Every instance.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub instances: Vec<InstanceStatus>,
-    /// Ready, Reconciling, Stalled, MasterAvailable, ReplicationHealthy, FailoverReady; Monitored where spec.monitoring asks for
-    /// anything.
+    /// Ready, Reconciling, Stalled, MasterAvailable, ReplicationHealthy, FailoverReady, RestartRequired, Paused, ConfigApplied;
+    /// Monitored where spec.monitoring asks for anything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -62,6 +69,8 @@ pub enum Phase {
     Degraded,
     FailingOver,
     SwitchingOver,
+    /// Pods are being replaced, or wait to be: see status.update.
+    Updating,
     /// There is no master and none can be chosen.
     Unavailable,
     /// The spec cannot be used; the condition Stalled says why.

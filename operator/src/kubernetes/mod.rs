@@ -25,7 +25,7 @@ use kube::runtime::events::Reporter;
 
 use crate::metrics::Metrics;
 
-pub use session::{ALLOW_DATA_LOSS, SWITCHOVER};
+pub use session::{ALLOW_DATA_LOSS, CONTINUE_UPDATE, SWITCHOVER};
 pub use start::{RunArgs, execute};
 
 /// What all sessions share.

@@ -60,6 +60,7 @@ impl Applier<'_> {
         owner: &ReplicatedRedis,
         pods: i32,
         image: &str,
+        config_too: bool,
         password: &str,
     ) -> Result<(), ApplyError> {
         let caches = self.caches;
@@ -67,7 +68,9 @@ impl Applier<'_> {
             .map_err(|error| ApplyError::Spec { reason: "InvalidConfig", message: error.to_string() })?;
         self.one(&caches.service_accounts, resources::service_account(owner)).await?;
         self.one(&caches.secrets, resources::credentials(owner, password)).await?;
-        self.one(&caches.config_maps, config).await?;
+        if config_too {
+            self.one(&caches.config_maps, config).await?;
+        }
         for service in [resources::headless(owner), resources::replicas(owner)] {
             self.one(&caches.services, service).await?;
         }

@@ -95,6 +95,51 @@ pub(super) fn place(pod: &Pod) -> Option<(String, String)> {
     Some((pod.uid()?, status.pod_ip.clone().filter(|ip| !ip.is_empty())?))
 }
 
+/// Whether its kubelet calls it ready.
+pub(super) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.into_iter().any(|c| c.type_ == "Ready" && c.status == "True")
+}
+
+/// Why a pod cannot run, as its kubelet and the scheduler tell it; `None` while it runs or is being made.
+pub(super) fn trouble(pod: &Pod) -> Option<String> {
+    let status = pod.status.as_ref()?;
+    let conditions = status.conditions.iter().flatten();
+    let mut unplaced = conditions.filter(|c| c.type_ == "PodScheduled" && c.reason.as_deref() == Some("Unschedulable"));
+    if let Some(condition) = unplaced.next() {
+        return Some(format!("no node takes it: {}", condition.message.as_deref().unwrap_or_default()));
+    }
+    let containers = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    for container in containers {
+        let Some(waiting) = container.state.as_ref().and_then(|state| state.waiting.as_ref()) else { continue };
+        let message = waiting.message.as_deref().unwrap_or_default();
+        return Some(match waiting.reason.as_deref().unwrap_or_default() {
+            "" | "ContainerCreating" | "PodInitializing" => continue,
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => {
+                format!("the image {} cannot be pulled: {message}", container.image)
+            }
+            "CrashLoopBackOff" => {
+                let ended = container.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+                let code = ended.map(|end| format!(" with code {}", end.exit_code)).unwrap_or_default();
+                let words = ended.and_then(|end| end.message.as_deref()).unwrap_or_default();
+                let last = words.lines().rev().map(str::trim).find(|line| !line.is_empty());
+                format!("its server ends again and again{code}: {}", last.unwrap_or("see its log"))
+            }
+            reason => format!("{reason}: {message}"),
+        });
+    }
+    None
+}
+
+/// In a few words, why a pod of another revision has to be replaced.
+pub(super) fn difference(pod: &Pod, image: &str) -> String {
+    let server = pod.spec.iter().flat_map(|spec| &spec.containers).find(|container| container.name == "server");
+    match server.and_then(|container| container.image.as_deref()) {
+        Some(has) if has != image => format!("image {has} becomes {image}"),
+        _ => "its resources, its scheduling, or a restart that was asked for".into(),
+    }
+}
+
 /// An incarnation that was seen in a pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Witness {
@@ -137,6 +182,37 @@ mod tests {
         let running = r#"{"phase": "Running", "podIP": "10.0.0.7"}"#;
         assert_eq!(place(&pod(running)), Some(("u1".into(), "10.0.0.7".into())));
         assert_eq!(place(&pod(r#"{"phase": "Failed", "podIP": "10.0.0.7"}"#)), None);
+    }
+
+    #[test]
+    fn a_pod_that_cannot_run_says_why() {
+        let container = |state: &str| {
+            pod(&format!(
+                r#"{{"phase": "Pending", "containerStatuses": [{{"name": "server", "image": "server:2", "imageID": "",
+                "ready": false, "restartCount": 1, {state}}}]}}"#
+            ))
+        };
+        let waiting = |reason: &str| {
+            container(&format!(r#""state": {{"waiting": {{"reason": "{reason}", "message": "not found"}}}}"#))
+        };
+        assert_eq!(trouble(&waiting("ContainerCreating")), None);
+        let pulled = "the image server:2 cannot be pulled: not found";
+        assert_eq!(trouble(&waiting("ImagePullBackOff")).as_deref(), Some(pulled));
+        assert_eq!(
+            trouble(&waiting("CreateContainerConfigError")).as_deref(),
+            Some("CreateContainerConfigError: not found")
+        );
+        let crashing = container(
+            r#""state": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}},
+            "lastState": {"terminated": {"exitCode": 1, "message": "first\nBad directive\n"}}"#,
+        );
+        assert_eq!(trouble(&crashing).as_deref(), Some("its server ends again and again with code 1: Bad directive"));
+        let unplaced = pod(
+            r#"{"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/3 nodes are available"}]}"#,
+        );
+        assert_eq!(trouble(&unplaced).as_deref(), Some("no node takes it: 0/3 nodes are available"));
+        assert_eq!(trouble(&container(r#""state": {"running": {}}"#)), None);
     }
 
     #[test]

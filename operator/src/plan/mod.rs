@@ -6,6 +6,7 @@
 
 mod election;
 mod members;
+pub mod rollout;
 #[cfg(test)]
 mod tests;
 

@@ -5,10 +5,10 @@ use crate::observe::Instance;
 use crate::record::Previous;
 use proptest::prelude::*;
 
-const NOW: u64 = 100_000;
+pub(super) const NOW: u64 = 100_000;
 
 /// `name role promised/role_epoch history:offset [flags]`, one instance a line; a name alone is one that is down.
-fn observed(text: &str, record: Option<&str>) -> Observed {
+pub(super) fn observed(text: &str, record: Option<&str>) -> Observed {
     let mut o = Observed {
         automatic: true,
         down_after_ms: 2000,
@@ -131,7 +131,7 @@ fn check(o: &Observed, want: &str) {
     assert_eq!(show(&plan), want, "summary: {}", plan.summary);
 }
 
-const HEALTHY: &str = "m master 1/1 1:100\n a replica 1/1 1:100\n b replica 1/1 1:90";
+pub(super) const HEALTHY: &str = "m master 1/1 1:100\n a replica 1/1 1:100\n b replica 1/1 1:90";
 
 #[test]
 fn healthy_there_is_nothing_to_do() {

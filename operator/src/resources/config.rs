@@ -8,11 +8,27 @@ use kube::ResourceExt;
 use super::statefulset::{CREDENTIALS_DIR, DATA_DIR};
 use super::{METRICS_PORT, PORT, child, one_label};
 use crate::api::ReplicatedRedis;
-use crate::config::{ConfigError, Credentials, ServerConfig, render};
+use crate::config::{ConfigError, Credentials, ServerConfig, check_extra, render};
 use crate::tenure::LEASE_MS;
 
 /// Name of the file in the ConfigMap.
 pub(super) const FILE: &str = "redis.conf";
+
+/// Directives that follow from other fields of the spec.
+fn derived(_owner: &ReplicatedRedis) -> Vec<(String, String)> {
+    vec![("managed-lease-ms".to_string(), LEASE_MS.to_string())]
+}
+
+/// What the file says besides the operator's own directives: those that follow from the spec, then `spec.config`.
+///
+/// # Errors
+/// A directive of `spec.config` that cannot be used, by its name.
+pub fn directives(owner: &ReplicatedRedis) -> Result<Vec<(String, String)>, ConfigError> {
+    check_extra(&owner.spec.config)?;
+    let mut directives = derived(owner);
+    directives.extend(owner.spec.config.iter().map(|(name, value)| (name.clone(), value.clone())));
+    Ok(directives)
+}
 
 /// # Errors
 /// A directive of `spec.config` that cannot be used, by its name.
@@ -23,7 +39,7 @@ pub fn config_map(owner: &ReplicatedRedis) -> Result<ConfigMap, ConfigError> {
         metrics_port: METRICS_PORT,
         dir: Path::new(DATA_DIR),
         credentials: Credentials::Include(&Path::new(CREDENTIALS_DIR).join(super::secrets::FILE)),
-        derived: &[("managed-lease-ms".to_string(), LEASE_MS.to_string())],
+        derived: &derived(owner),
         extra: &owner.spec.config,
     })?;
     Ok(ConfigMap {

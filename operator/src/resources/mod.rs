@@ -21,6 +21,7 @@ mod budget;
 mod config;
 mod monitors;
 mod network_policy;
+mod revision;
 mod secrets;
 mod services;
 mod statefulset;
@@ -31,9 +32,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, 
 use kube::{Resource, ResourceExt};
 
 pub use budget::disruption_budget;
-pub use config::config_map;
+pub use config::{config_map, directives};
 pub use monitors::{monitor_kinds, monitors};
 pub use network_policy::network_policy;
+pub use revision::{RESTARTED_AT, REVISION, fnv1a, revision, revision_of};
 pub use secrets::{credentials, generated_password, password_in};
 pub use services::{headless, leads_to, master, replicas};
 pub use statefulset::{replica_pods, service_account, stateful_set};

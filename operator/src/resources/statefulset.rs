@@ -17,8 +17,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
+use super::revision::{REVISION, revision};
 use super::services::headless_name;
-use super::{CLUSTER_LABEL, METRICS_PORT, POOL_LABEL, PORT, Pool, child, config, labels, pool_labels, selector};
+use super::{
+    CLUSTER_LABEL, METRICS_PORT, POOL_LABEL, PORT, Pool, child, config, labels, one_label, pool_labels, selector,
+};
 use crate::api::{ImagePullPolicy, Keep, ReplicatedRedis, StorageType};
 use crate::record::Record;
 
@@ -67,7 +70,11 @@ pub fn stateful_set(owner: &ReplicatedRedis, pool: Pool, pods: i32, image: &str)
             }),
             volume_claim_templates: claims,
             template: PodTemplateSpec {
-                metadata: Some(ObjectMeta { labels: Some(pool_labels(&name, pool)), ..ObjectMeta::default() }),
+                metadata: Some(ObjectMeta {
+                    labels: Some(pool_labels(&name, pool)),
+                    annotations: Some(one_label(REVISION, &revision(owner, image))),
+                    ..ObjectMeta::default()
+                }),
                 spec: Some(pod(owner, image)),
             },
             ..StatefulSetSpec::default()

@@ -4,6 +4,7 @@ mod acl;
 mod config;
 mod connection;
 mod debug;
+pub(crate) mod directives;
 mod introspection;
 mod metadata;
 mod replication;

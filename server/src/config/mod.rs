@@ -8,6 +8,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 mod values;
+mod wanted;
 
 pub use file::{ConfigError, read_settings};
 pub use rewrite::rewrite;
@@ -16,3 +17,4 @@ pub use values::{
     Access, DisklessLoad, LogLevel, Memory, MemoryOrShare, OnSignal, OutputLimit, OutputLimits, Percentiles,
     Permissions, PropagationErrors, ReplicaOf, SaveRule, SaveRules, Seen, Supervised, Words,
 };
+pub use wanted::changes;

@@ -66,6 +66,9 @@ pub fn command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     if !managed && order != Ok(Order::Status) {
         return Err(CommandError::Static("ERR not managed: this server was not started with `managed yes`"));
     }
+    if ctx.args.len() > 3 && ctx.args.at(1).eq_ignore_ascii_case(b"config") {
+        return crate::commands::directives::command(ctx);
+    }
     let order = order.map_err(|error| CommandError::text(error.to_string()))?;
     // One order at a time: the effects of one are carried out before the next is heard.
     let _orders = ctx.server.repl.orders.lock();

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Node, Pod, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -28,6 +28,8 @@ use crate::program;
 const LABEL: &str = "app.kubernetes.io/managed-by=replicated-redis-operator";
 const ROUND: Duration = Duration::from_millis(50);
 const NODE: &str = "node-1";
+/// Images with this end are nowhere.
+const MISSING: &str = ":missing";
 /// Where a pod finds its volumes.
 const MOUNTS: &str = "/etc/replicated-redis";
 const DATA: &str = "/data";
@@ -125,7 +127,11 @@ struct Running {
     restarts: i32,
     /// When the container before this one ended.
     ended: Option<Timestamp>,
-    ending: bool,
+    /// When it was told to end, as soon as its preStop hook is over.
+    ending: Option<Instant>,
+    told_to_end: bool,
+    /// How long that hook sleeps.
+    pre_stop: Duration,
     /// What was last reported.
     reported: Option<serde_json::Value>,
 }
@@ -160,6 +166,10 @@ impl Kubelet<'_> {
     /// Binds the pod, writes its files and starts its process. What is not there yet is waited for.
     async fn begin(&mut self, pod: &Pod, uid: &str) {
         let (namespace, name) = (pod.namespace().unwrap_or_default(), pod.name_any());
+        let container = pod.spec.as_ref().and_then(|spec| spec.containers.first()).cloned().unwrap_or_default();
+        if container.image.as_ref().is_some_and(|image| image.ends_with(MISSING)) {
+            return self.report_missing_image(&namespace, &name, container.image.as_deref().unwrap_or_default()).await;
+        }
         let Some(files) = self.volumes(pod, &namespace, uid).await else { return };
         let binding = json!({
             "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name},
@@ -174,7 +184,6 @@ impl Kubelet<'_> {
             }
         }
         let address = next_address();
-        let container = pod.spec.as_ref().and_then(|spec| spec.containers.first()).cloned().unwrap_or_default();
         let expand = |arg: &String| {
             let arg = arg.replace("$(POD_NAME)", &name).replace("$(POD_NAMESPACE)", &namespace);
             arg.replace(MOUNTS, &files.mounts.to_string_lossy())
@@ -191,10 +200,24 @@ impl Kubelet<'_> {
             ready: false,
             restarts: 0,
             ended: None,
-            ending: false,
+            ending: None,
+            told_to_end: false,
+            pre_stop: pre_stop(&container),
             reported: None,
         };
         self.pods.insert(uid.to_string(), running);
+    }
+
+    /// A pod whose image is nowhere stays as it is.
+    async fn report_missing_image(&self, namespace: &str, name: &str, image: &str) {
+        let waiting = json!({"reason": "ImagePullBackOff", "message": "no such image"});
+        let container = json!({
+            "name": "server", "image": image, "imageID": "", "ready": false, "restartCount": 0, "state": {"waiting": waiting},
+        });
+        let status = json!({"status": {"phase": "Pending", "containerStatuses": [container]}});
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), namespace);
+        // The pod may be gone again.
+        let _ = api.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await;
     }
 
     /// The volumes as directories: ConfigMaps and Secrets as files, a claim as a directory that outlives the pod.
@@ -235,8 +258,9 @@ impl Kubelet<'_> {
         let Some(running) = self.pods.get_mut(uid) else { return };
         let exited = running.child.try_wait().expect("a child can be asked").is_some();
         if pod.metadata.deletion_timestamp.is_some() {
-            if !running.ending {
-                running.ending = true;
+            let since = *running.ending.get_or_insert_with(Instant::now);
+            if !running.told_to_end && since.elapsed() >= running.pre_stop {
+                running.told_to_end = true;
                 let _ = Command::new("kill").arg(running.child.id().to_string()).status();
             }
             if exited {
@@ -256,6 +280,13 @@ impl Kubelet<'_> {
         running.ready = answers_readyz(running.address).await;
         running.report(&api, true).await;
     }
+}
+
+/// How long a container goes on before it is told to end.
+fn pre_stop(container: &Container) -> Duration {
+    let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+    let seconds = hook.and_then(|hook| hook.sleep.as_ref()).map_or(0, |sleep| sleep.seconds);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
 }
 
 struct Files {

@@ -12,6 +12,7 @@ pub mod history;
 mod kubelet;
 mod nodes;
 mod operator;
+pub mod pods;
 mod runner;
 mod scene;
 mod store;
@@ -107,6 +108,15 @@ impl ApiServer {
         let output = self.apply(yaml);
         assert!(!output.status.success(), "should be refused: {yaml}");
         text(&output.stderr)
+    }
+
+    /// Evicts a pod, as a drain does; its budget must allow it.
+    pub fn evict(&self, namespace: &str, pod: &str) {
+        let file = tempfile::NamedTempFile::new_in(self.dir.path()).expect("the test's directory can be written");
+        let eviction = format!(r#"{{"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {{"name": "{pod}"}}}}"#);
+        fs::write(file.path(), eviction).expect("the test's directory can be written");
+        let path = format!("/api/v1/namespaces/{namespace}/pods/{pod}/eviction");
+        self.kubectl_ok(&["create", "--raw", &path, "-f", &file.path().to_string_lossy()]);
     }
 
     /// Installs the CRD of this checkout.

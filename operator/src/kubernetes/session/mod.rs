@@ -8,17 +8,21 @@
 //! | file | what |
 //! |---|---|
 //! | `mod.rs` | the loop, and the object as it was read |
+//! | `directives.rs` | `spec.config`, asked about and brought to those who run |
 //! | `observe.rs` | conversations with pods, what proves an end |
 //! | `password.rs` | the Secret with the password |
+//! | `rollout.rs` | rolling updates, the image, Paused |
 //! | `wishes.rs` | annotations by which a person asks for something |
 //! | `apply.rs` | the record, orders, events of a plan; how long a change takes |
 //! | `upkeep.rs` | role labels and objects, beside the loop |
 //! | `report.rs` | status, events, figures |
 
 mod apply;
+mod directives;
 mod observe;
 mod password;
 mod report;
+mod rollout;
 mod upkeep;
 mod wishes;
 
@@ -31,8 +35,10 @@ use kube::{Api, Resource, ResourceExt};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
+use self::directives::Directives;
 use self::password::PasswordWatch;
 use self::report::Report;
+use self::rollout::Rollouts;
 use self::upkeep::Upkeep;
 use super::Context;
 use super::caches::Key;
@@ -44,8 +50,10 @@ use crate::clock::Clock;
 use crate::link::POLL_BUSY;
 use crate::plan::plan;
 use crate::record::Record;
+use crate::resources::Pool;
 use crate::tenure::{Tenure, instance_names};
 
+pub use self::rollout::CONTINUE_UPDATE;
 pub use self::wishes::{ALLOW_DATA_LOSS, SWITCHOVER};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
@@ -82,6 +90,8 @@ pub(super) struct Session {
     last_problem: String,
     problems: Problems,
 
+    rollouts: Rollouts,
+    directives: Directives,
     upkeep: Upkeep,
     report: Report,
     began: Instant,
@@ -136,6 +146,8 @@ impl Session {
             unsure: false,
             last_problem: String::new(),
             problems: Problems::default(),
+            rollouts: Rollouts::of(object.status.as_ref()),
+            directives: Directives::default(),
             upkeep: Upkeep::default(),
             report: Report::default(),
             began: Instant::now(),
@@ -190,6 +202,8 @@ impl Session {
             return Some(Duration::ZERO);
         }
         self.follow_change(&plan, &observed).await;
+        self.configure(&observed).await;
+        self.roll_out(&plan, &observed).await;
         self.keep_up(&plan, &observed);
         self.write_status(&plan, &observed);
         self.measure(&plan, &observed);
@@ -223,7 +237,15 @@ impl Session {
     }
 
     fn wanted(&self) -> Vec<String> {
-        instance_names(&self.key.1, self.object.spec.replicas)
+        instance_names(&self.key.1, self.replicas())
+    }
+
+    /// Replicas that are wanted now: while all is paused those that there are.
+    fn replicas(&self) -> i32 {
+        let name = format!("{}-{}", self.key.1, Pool::Replica.as_str());
+        let set = self.paused().and_then(|_| self.context.caches.stateful_sets.get(&self.key.0, &name));
+        let there_are = set.and_then(|set| set.spec.as_ref()?.replicas);
+        there_are.unwrap_or(self.object.spec.replicas)
     }
 
     fn may_call(&self) -> bool {

@@ -60,9 +60,18 @@ impl Session {
         }
         let silent = |r: &Record| instances.get(&r.master.as_ref()?.name)?.silent_since_ms;
         self.master_silent_since = self.record().and_then(silent);
-        let switchover = self.switchover.as_ref().map(|(to, _)| to.clone());
+        let asked_for = self.switchover.as_ref().map(|(to, _)| to.clone());
+        let switchover = asked_for.or_else(|| self.rollouts.switch_over.then_some(None));
         let record = self.record().cloned();
-        self.tenure.observed(&self.context.identity, &self.object.spec, self.wanted(), record, instances, switchover)
+        let is_paused = self.paused().is_some();
+        let (me, spec, wanted) = (&self.context.identity, &self.object.spec, self.wanted());
+        let mut observed = self.tenure.observed(me, spec, wanted, record, instances, switchover);
+        // Home again when every pod has been replaced: it would only have to leave once more.
+        observed.failback &= !self.rollouts.is_under_way() && !is_paused;
+        if let Some(record) = observed.record.as_ref().filter(|_| is_paused) {
+            observed.quorum = record.quorum;
+        }
+        observed
     }
 
     /// R5, *known to have ended*: another process answers that holds the very volume of the master, or the kubelet of its pod

@@ -51,7 +51,7 @@ impl Session {
                 self.problems.set(THEME, "PasswordMissing", why);
             }
             // Nobody can have seen it: the next look at the Secret shows whose password has won.
-            None if self.password.is_none() && self.may_call() => {
+            None if self.password.is_none() && self.may_call() && self.paused().is_none() => {
                 let secret = resources::generated_password(&self.object, &random_password());
                 let api: Api<Secret> = self.api();
                 point(Point::CreatePassword);

@@ -74,11 +74,17 @@ impl Session {
         let facts = Facts {
             name: self.key.1.clone(),
             generation: self.object.metadata.generation,
-            replicas: self.object.spec.replicas,
+            replicas: self.replicas(),
             nodes: pods.iter().map(node).collect(),
             leads_to: self.led_to(),
             stalled: self.problems.latest(),
             monitored: self.upkeep.monitored.clone(),
+            update: self.rollouts.status.clone(),
+            restart: self.rollouts.restart.clone(),
+            default_image: self.default_image(),
+            paused: self.paused(),
+            applying: self.paused().is_none() && self.directives.are_on_their_way(),
+            said: vec![self.directives.said(observed)],
         };
         let before = self.object.status.clone().unwrap_or_default();
         let wanted = status(&before, &facts, observed, plan, Timestamp::now());
@@ -87,8 +93,10 @@ impl Session {
         if wanted == before {
             return None;
         }
-        let urgent = (before.phase, &before.current_master, before.observed_generation)
-            != (wanted.phase, &wanted.current_master, wanted.observed_generation);
+        let shows = |s: &ReplicatedRedisStatus| {
+            (s.phase, s.current_master.clone(), s.observed_generation, s.update.state, s.default_image.clone())
+        };
+        let urgent = shows(&before) != shows(&wanted);
         if !urgent && self.report.written_at.is_some_and(|at| at.elapsed() < STATUS_PAUSE) {
             return None;
         }
@@ -101,7 +109,7 @@ impl Session {
         let epoch = observed.record.as_ref().map_or(0, |r| r.epoch);
         let state = State {
             has_master: writable,
-            replicas_desired: self.object.spec.replicas,
+            replicas_desired: self.replicas(),
             replicas_ready: plan.ready_replicas.len(),
             max_replica_lag_bytes: lag_bytes(observed, plan),
             epoch,
@@ -113,10 +121,22 @@ impl Session {
     }
 
     pub(super) async fn event(&self, kind: EventType, reason: &str, note: &str) {
+        self.event_with(kind, reason, note, None).await;
+    }
+
+    /// Events of one reason are counted as one for minutes, unless they are about different pods.
+    pub(super) async fn event_with(&self, kind: EventType, reason: &str, note: &str, pod: Option<ObjectReference>) {
         tracing::info!("{}/{}: {reason}: {note}", self.key.0, self.key.1);
+        let event = Event {
+            type_: kind,
+            reason: reason.to_string(),
+            note: Some(note.to_string()),
+            action: reason.to_string(),
+            secondary: pod,
+        };
         // One that is kept would count later events of the same reason as repetitions of the first, with the first one's note.
         let recorder = Recorder::new(self.context.client.clone(), self.context.reporter.clone());
-        publish(recorder, &self.object.object_ref(&()), kind, reason, note);
+        publish(recorder, &self.object.object_ref(&()), event);
     }
 
     /// A failure that may come back at every turn: told when it changes.
@@ -130,14 +150,7 @@ impl Session {
 }
 
 /// Events are for people: nothing waits for them.
-fn publish(recorder: Recorder, about: &ObjectReference, kind: EventType, reason: &str, note: &str) {
-    let event = Event {
-        type_: kind,
-        reason: reason.to_string(),
-        note: Some(note.to_string()),
-        action: reason.to_string(),
-        secondary: None,
-    };
+fn publish(recorder: Recorder, about: &ObjectReference, event: Event) {
     let about = about.clone();
     tokio::spawn(async move {
         if let Err(error) = call(recorder.publish(&event, &about)).await {

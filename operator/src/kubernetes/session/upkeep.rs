@@ -47,6 +47,9 @@ pub(super) struct Upkeep {
 struct Inputs {
     generation: Option<i64>,
     pods: i32,
+    restarted_at: Option<String>,
+    image: Option<String>,
+    config: bool,
     password: Option<String>,
     leads_to: Option<String>,
     seen: u64,
@@ -73,7 +76,10 @@ impl Session {
         let inputs = Inputs {
             generation: self.object.metadata.generation,
             pods: resources::replica_pods(&self.key.1, self.object.spec.replicas, self.record()),
-            password: self.password.clone(),
+            restarted_at: self.object.annotations().get(resources::RESTARTED_AT).cloned(),
+            image: self.image(),
+            config: self.may_write_config(observed),
+            password: self.password.clone().filter(|_| self.paused().is_none()),
             leads_to: self.master_service_leads_to(plan, observed),
             seen: self.context.caches.hub.seen(&self.key),
         };
@@ -89,7 +95,9 @@ impl Session {
             context: Arc::clone(&self.context),
             object: self.object.clone(),
             pods: inputs.pods,
-            password: self.password.clone(),
+            image: inputs.image.clone(),
+            config: inputs.config,
+            password: inputs.password.clone(),
             leads_to: inputs.leads_to.clone(),
             applied: std::mem::take(&mut self.upkeep.applied),
             extras: std::mem::take(&mut self.upkeep.extras),
@@ -195,6 +203,10 @@ struct Work {
     context: Arc<Context>,
     object: ReplicatedRedis,
     pods: i32,
+    image: Option<String>,
+    /// Whether the ConfigMap is written too.
+    config: bool,
+    /// `None` while there is none, or while nothing is to be changed.
     password: Option<String>,
     leads_to: Option<String>,
     applied: Pending,
@@ -215,10 +227,10 @@ impl Work {
                 break;
             }
         }
-        let tried = self.password.is_some();
+        let tried = self.password.is_some() && self.image.is_some();
         let mut monitored = None;
-        if let (Some(password), true) = (&self.password, outcome.is_ok()) {
-            outcome = applier.everything(&self.object, self.pods, &context.image, password).await;
+        if let (Some(password), Some(image), true) = (&self.password, &self.image, outcome.is_ok()) {
+            outcome = applier.everything(&self.object, self.pods, image, self.config, password).await;
             let (client, namespace, found) = (&context.client, &context.namespace, &context.found);
             let fenced;
             (fenced, monitored) = extras::apply(client, &self.object, namespace, found, &mut self.extras).await;

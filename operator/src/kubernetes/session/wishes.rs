@@ -7,6 +7,7 @@ use kube::runtime::events::EventType;
 use kube::{Api, ResourceExt};
 use tokio::time::Instant;
 
+use super::rollout::CONTINUE_UPDATE;
 use super::{Session, call};
 use crate::api::ReplicatedRedis;
 use crate::fault::{Point, point};
@@ -39,6 +40,9 @@ impl Session {
         }
         if allow && self.tenure.allow_data_loss {
             heard.push(ALLOW_DATA_LOSS);
+        }
+        if self.approval_is_over() {
+            heard.push(CONTINUE_UPDATE);
         }
         if !heard.is_empty() {
             self.take_off(&heard).await;
