@@ -85,6 +85,19 @@ impl<'s> Store<'s> {
         self.wait_for_other_master(&old, SOON)
     }
 
+    /// Asks for switchovers until that instance is master. One that does not hold the most at that moment, because the machine
+    /// is busy, leaves the role to one that does (R5.4).
+    pub fn bring_master_to(&self, instance: &str) {
+        for _ in 0..5 {
+            if self.master() == instance {
+                return;
+            }
+            self.switch_over(instance);
+            self.wait_ready(SOON);
+        }
+        assert_eq!(self.master(), instance, "asked for five times");
+    }
+
     /// Brings the master role to an instance that does not live on `node`, if it is there; the master, and its node.
     pub fn master_away_from(&self, node: &str) -> (String, String) {
         let is_elsewhere = |pod: &String| self.node_of(pod) != node;

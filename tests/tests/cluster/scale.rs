@@ -23,8 +23,7 @@ fn scale(scene: &Scene<'_>) {
 
     // Below the ordinal that holds the master: the role moves before the pod goes.
     store.wait_for_members(4);
-    assert_eq!(store.switch_over("shop-replica-2"), "shop-replica-2");
-    store.wait_ready(LIMIT);
+    store.bring_master_to("shop-replica-2");
     scene.kubectl_ok(&["scale", "rr/shop", "--replicas=1"]);
     is_scaled(&store, 1);
     assert_ne!(store.master(), "shop-replica-2");
@@ -34,8 +33,7 @@ fn scale(scene: &Scene<'_>) {
 
     // To nothing but a master, and back.
     if store.master() != "shop-master-0" {
-        store.switch_over("shop-master-0");
-        store.wait_ready(LIMIT);
+        store.bring_master_to("shop-master-0");
     }
     scene.kubectl_ok(&["scale", "rr/shop", "--replicas=0"]);
     is_scaled(&store, 0);

@@ -26,6 +26,7 @@ fn tour(scene: &Scene<'_>) {
         scene.step(&format!("{}\n{}", line.split(" #").next().unwrap_or(line).trim(), said.trim_end()));
     }
     let store = scene.store("quickstart");
+    store.wait_ready(Duration::from_secs(90));
     assert_eq!(store.master(), "quickstart-replica-0", "the tour's switchover has been done");
     assert_eq!(store.field(".status.replicaSummary"), "4/4");
 }
