@@ -110,9 +110,17 @@ pub fn render(config: &ServerConfig<'_>) -> Result<String, ConfigError> {
     Ok(lines.join("\n"))
 }
 
-/// The text of a file for [`Credentials::Include`].
-pub fn render_credentials(password: &str) -> String {
-    credentials(password).join("\n") + "\n"
+/// The text of a file for [`Credentials::Include`]: the passwords that are accepted, and the one that a replica comes with.
+pub fn render_credentials(accepted: &[&str], used: &str) -> String {
+    let lines = match accepted {
+        [] | [_] => credentials(used),
+        several => {
+            let passwords: Vec<String> = several.iter().map(|password| quoted(&format!(">{password}"))).collect();
+            let user = directive("user", &format!("default on {} ~* &* +@all", passwords.join(" ")));
+            [user, directive("masterauth", &quoted(used))]
+        }
+    };
+    lines.join("\n") + "\n"
 }
 
 fn credentials(password: &str) -> [String; 2] {

@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::{Client, ClientError, Fields};
 use crate::observe::Status;
+use crate::passwords::Passwords;
 use crate::plan::Order;
 
 /// Between two questions to an instance that is well, in quiet times.
@@ -51,6 +52,8 @@ pub struct Sighting {
 #[derive(Debug, Clone, Default)]
 pub struct Seen {
     pub last: Option<Sighting>,
+    /// Number of the credentials that it was last told, over the present connection.
+    pub told: Option<u64>,
     /// Set while the instance does not answer.
     pub trouble: Option<Trouble>,
 }
@@ -74,7 +77,26 @@ pub trait Lives: Send + Sync + 'static {
 pub struct Peer {
     pub instance: String,
     pub address: String,
-    pub password: Option<String>,
+    pub credentials: watch::Receiver<Credentials>,
+}
+
+/// How to get in, and what the instance is to be told about it.
+#[derive(Debug, Clone, Default)]
+pub struct Credentials {
+    /// Grows with every change.
+    pub number: u64,
+    /// `None`: there is no password.
+    pub passwords: Option<Passwords>,
+    /// The instance is told which passwords to accept and which to come with.
+    pub is_told: bool,
+}
+
+impl Credentials {
+    /// One password that never changes.
+    pub fn fixed(password: &str) -> watch::Receiver<Credentials> {
+        let passwords = Some(Passwords::first(password, String::new()));
+        watch::channel(Credentials { number: 0, passwords, is_told: false }).1
+    }
 }
 
 /// The owner of the conversation. Dropping it closes the connection.
@@ -182,12 +204,15 @@ impl<P: Lives> Talk<P> {
 
     /// Talks until something breaks; `None` when nobody listens any more. `asked` is when the last question was sent.
     async fn with_life(&mut self, life: u64, asked: &mut Instant) -> Option<ClientError> {
-        let connecting = Client::connect(&self.peer.address, self.peer.password.as_deref(), REPLY_TIMEOUT);
-        let mut client = match connecting.await {
+        let mut client = match self.enter().await {
             Ok(client) => client,
             Err(error) => return Some(error),
         };
+        let mut told = None;
         loop {
+            if let Err(error) = self.tell_credentials(&mut client, &mut told).await {
+                return Some(error);
+            }
             *asked = Instant::now();
             let answer = client.status().await.and_then(|fields| self.sighting(life, *asked, &fields));
             match answer {
@@ -205,6 +230,8 @@ impl<P: Lives> Talk<P> {
                 }
                 () = sleep_until(next_question) => {}
                 _ = self.pace.changed() => {}
+                // One that has no owner any more never changes.
+                Ok(()) = self.peer.credentials.changed() => {}
                 // The end of the process; the connection is useless whatever it was.
                 changed = self.process.changed() => {
                     changed.ok()?;
@@ -214,6 +241,50 @@ impl<P: Lives> Talk<P> {
                 }
             }
         }
+    }
+
+    /// Connects with the first password that is taken.
+    async fn enter(&mut self) -> Result<Client, ClientError> {
+        self.publish.send_modify(|seen| seen.told = None);
+        let passwords = self.peer.credentials.borrow_and_update().passwords.clone();
+        let mut client = Client::connect(&self.peer.address, None, REPLY_TIMEOUT).await?;
+        let Some(passwords) = passwords else { return Ok(client) };
+        let mut refused = None;
+        for password in passwords.tried() {
+            match client.call(&["AUTH", password]).await {
+                Ok(_) => return Ok(client),
+                Err(error) if error.code() == Some("WRONGPASS") => refused = Some(error),
+                Err(error) => return Err(error),
+            }
+        }
+        refused.map_or(Ok(client), Err)
+    }
+
+    /// Tells the instance which passwords to accept and which to come with, unless `told` says that it was: over this connection,
+    /// by their number. One that refuses is asked again when they change or the connection does.
+    async fn tell_credentials(&mut self, client: &mut Client, told: &mut Option<u64>) -> Result<(), ClientError> {
+        if *told == Some(self.peer.credentials.borrow_and_update().number) {
+            return Ok(());
+        }
+        let credentials = self.peer.credentials.borrow_and_update().clone();
+        *told = Some(credentials.number);
+        let Some(passwords) = credentials.passwords.filter(|_| credentials.is_told) else { return Ok(()) };
+        let rules: Vec<String> = passwords.accepted().iter().map(|password| format!(">{password}")).collect();
+        let mut user = vec!["ACL", "SETUSER", "default", "on", "resetpass"];
+        user.extend(rules.iter().map(String::as_str));
+        for command in [user, vec!["CONFIG", "SET", "masterauth", &passwords.used]] {
+            match client.call(&command).await {
+                Ok(_) => {}
+                Err(error) if error.keeps_connection() => {
+                    tracing::warn!("{} does not take its passwords: {error}", self.peer.instance);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        self.publish.send_modify(|seen| seen.told = Some(credentials.number));
+        self.changed.notify_one();
+        Ok(())
     }
 
     /// Sends the order and reports its outcome. An error means that the connection is of no use any more.
@@ -257,7 +328,10 @@ impl<P: Lives> Talk<P> {
     }
 
     fn publish_sighting(&self, sighting: Sighting) {
-        self.publish.send_replace(Seen { last: Some(sighting), trouble: None });
+        self.publish.send_modify(|seen| {
+            seen.last = Some(sighting);
+            seen.trouble = None;
+        });
         self.changed.notify_one();
     }
 
@@ -338,11 +412,15 @@ mod tests {
     }
 
     fn bench(address: String) -> Bench {
+        bench_with(address, watch::channel(Credentials::default()).1)
+    }
+
+    fn bench_with(address: String, credentials: watch::Receiver<Credentials>) -> Bench {
         let (process, process_seen) = watch::channel(Process { life: 1, state: ProcessState::Running { pid: 1 } });
         let (pace, pace_seen) = watch::channel(Duration::from_secs(3600));
         let (outcomes_in, outcomes) = mpsc::channel(8);
         let changed = Arc::new(Notify::new());
-        let peer = Peer { instance: "x-master-0".to_string(), address, password: None };
+        let peer = Peer { instance: "x-master-0".to_string(), address, credentials };
         let link = Link::start(peer, process_seen, pace_seen, outcomes_in, Arc::clone(&changed));
         Bench { process, pace, outcomes, changed, link }
     }
@@ -361,6 +439,58 @@ mod tests {
             .await
             .expect("seen in time")
         }
+    }
+
+    /// Takes the password `old` and no other, and keeps a note of everything it is told.
+    async fn guarded(notes: Arc<parking_lot::Mutex<Vec<String>>>) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut pending = Vec::new();
+            while stream.read_buf(&mut pending).await.unwrap_or(0) > 0 {
+                let Some((request, _)) = resp::decode_reply(&pending).unwrap() else { continue };
+                let words: Vec<String> =
+                    request.as_list().unwrap().iter().map(|word| word.as_str().unwrap().to_string()).collect();
+                let line = words.join(" ");
+                let reply = match line.as_str() {
+                    "REPLICATED STATUS" => status_reply(1),
+                    "AUTH old" => "+OK\r\n".into(),
+                    _ if line.starts_with("AUTH") => "-WRONGPASS invalid\r\n".into(),
+                    _ => "+OK\r\n".to_string(),
+                };
+                notes.lock().push(line);
+                pending.clear();
+                stream.write_all(reply.as_bytes()).await.unwrap();
+            }
+        });
+        address
+    }
+
+    #[tokio::test]
+    async fn an_instance_with_an_old_password_is_let_in_and_told_before_it_is_asked() {
+        let notes = Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let (state, _) = Passwords::first("old", String::new()).step("new", true, 300, 0).unwrap();
+        let (state, _) = state.step("new", true, 300, 0).unwrap();
+        let credentials = Credentials { number: 7, passwords: Some(state), is_told: true };
+        let (change, credentials) = watch::channel(credentials);
+        let bench = bench_with(guarded(Arc::clone(&notes)).await, credentials);
+        bench.until(|seen| seen.told == Some(7) && seen.last.is_some()).await;
+        let first = [
+            "AUTH new",
+            "AUTH old",
+            "ACL SETUSER default on resetpass >new >old",
+            "CONFIG SET masterauth new",
+            "REPLICATED STATUS",
+        ];
+        assert_eq!(*notes.lock(), first);
+        change.send_modify(|credentials| {
+            credentials.number = 8;
+            credentials.passwords = Some(Passwords::first("new", String::new()));
+        });
+        // The pace is an hour: the change itself is the reason.
+        bench.until(|seen| seen.told == Some(8)).await;
+        assert_eq!(notes.lock()[5..7], ["ACL SETUSER default on resetpass >new", "CONFIG SET masterauth new"]);
     }
 
     fn number(seen: &Seen) -> u64 {

@@ -30,6 +30,8 @@ pub struct Status {
     pub sync_refused: String,
     pub paused: bool,
     pub token: u64,
+    /// False while its last attempt to save the data has failed.
+    pub last_save_ok: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -74,6 +76,8 @@ impl Status {
             sync_refused: text("sync_refused")?.into(),
             paused: flag("paused")?,
             token: number("token")?,
+            // Servers before it said nothing of it.
+            last_save_ok: get("last_save_ok") != Some("0"),
         })
     }
 }

@@ -6,11 +6,12 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::{InstanceStatus, Phase, ReplicatedRedisStatus, UpdateState, UpdateStatus};
+use crate::api::{AuthStatus, InstanceStatus, Phase, ReplicatedRedisStatus, UpdateState, UpdateStatus};
 use crate::observe::{Instance, Observed, Role};
 use crate::plan::Plan;
 use crate::record::Target;
 use crate::resources::replica_selector;
+use crate::storage::Growth;
 
 /// Below this a lag is 0.
 const LAG_SHOWN_BYTES: u64 = 1 << 20;
@@ -41,6 +42,31 @@ pub struct Facts {
     pub applying: bool,
     /// Conditions of other themes.
     pub said: Vec<Said>,
+    pub credentials: CredentialsFacts,
+    pub growth: Growth,
+}
+
+/// What is known of the passwords, without any of them.
+#[derive(Debug, Clone, Default)]
+pub struct CredentialsFacts {
+    /// Name of the Secret that says which password is wanted.
+    pub secret: String,
+    /// Why it cannot be used.
+    pub missing: Option<String>,
+    pub fingerprint: Option<String>,
+    /// Instances are being told of a new password.
+    pub is_rotating: bool,
+    /// Until when an earlier password is valid, Unix s.
+    pub previous_until_s: Option<i64>,
+    /// Instances that answer and do not know all passwords yet.
+    pub not_told: Vec<String>,
+    /// Instances that take none of the passwords that are known.
+    pub shut_out: Vec<String>,
+}
+
+/// A moment for people, by its Unix second.
+pub fn moment(unix_s: i64) -> Timestamp {
+    Timestamp::from_second(unix_s).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
 /// The status that follows `before`. Its record is that of `before`: this is about what people read.
@@ -76,6 +102,10 @@ pub fn status(
         default_image: facts.default_image.clone(),
         instances: facts.nodes.iter().map(|(name, node)| instance(name, node.as_ref(), observed)).collect(),
         conditions: conditions.into_iter().map(|c| dated(c, before, facts.generation, now)).collect(),
+        auth: facts.credentials.fingerprint.clone().map(|applied_secret_hash| AuthStatus {
+            applied_secret_hash,
+            previous_valid_until: facts.credentials.previous_until_s.map(|until| Time(moment(until))),
+        }),
         record: before.record.clone(),
     }
 }
@@ -189,7 +219,7 @@ fn conditions(facts: &Facts, o: &Observed, plan: &Plan, writable: bool, ready_re
         None => say("Paused", false, "Enabled", "the spec is carried out"),
     };
     let mut all = vec![say("Ready", ready, ready_reason, text), reconciling, stalled, master, replication, failover];
-    all.extend([restart, paused]);
+    all.extend([restart, paused, credentials(&facts.credentials), storage(&facts.growth), persistence(o)]);
     all.extend(facts.monitored.as_ref().map(|monitored| match monitored {
         Ok(made) => say("Monitored", true, "AsWanted", made),
         Err((reason, message)) => say("Monitored", false, reason, message),
@@ -203,6 +233,53 @@ pub fn has_candidate(o: &Observed, plan: &Plan) -> bool {
     let is_member = |name: &str| o.record.as_ref().is_some_and(|r| r.members.iter().any(|m| m.name == name));
     let caught_up = |name: &str| o.answering(name).is_some_and(|s| s.caught_up && !s.syncing);
     plan.ready_replicas.iter().any(|name| is_member(name) && caught_up(name))
+}
+
+fn storage(growth: &Growth) -> Said {
+    let (holds, reason, message) = growth.said();
+    Said { kind: "StorageResizing", holds, reason: reason.to_string(), message }
+}
+
+/// A full disk, most often.
+fn persistence(o: &Observed) -> Said {
+    let failed = |name: &&String| o.answering(name).is_some_and(|status| !status.last_save_ok);
+    let names: Vec<&str> = o.instances.keys().filter(failed).map(String::as_str).collect();
+    let (holds, reason, message) = if names.is_empty() {
+        (true, "SavesSucceed", "no instance has failed to save its data".to_string())
+    } else {
+        let names = names.join(", ");
+        (
+            false,
+            "SaveFailed",
+            format!("{names}: the last save failed, is the volume full? A master stops taking writes then"),
+        )
+    };
+    Said { kind: "PersistenceHealthy", holds, reason: reason.to_string(), message }
+}
+
+fn credentials(facts: &CredentialsFacts) -> Said {
+    let secret = &facts.secret;
+    let (holds, reason, message) = match facts {
+        CredentialsFacts { missing: Some(why), .. } => (false, "PasswordMissing", why.clone()),
+        CredentialsFacts { fingerprint: None, .. } => {
+            (false, "Starting", format!("the Secret {secret} was not read yet"))
+        }
+        _ if !facts.shut_out.is_empty() => {
+            let names = facts.shut_out.join(", ");
+            (false, "PasswordRefused", format!("{names}: none of the passwords that are known is taken there"))
+        }
+        _ if facts.is_rotating || !facts.not_told.is_empty() => {
+            let names = facts.not_told.join(", ");
+            (false, "Rotating", format!("the password of the Secret {secret} is being told; not yet to: {names}"))
+        }
+        CredentialsFacts { previous_until_s: Some(until), .. } => {
+            let until = moment(*until);
+            let sentence = format!("the password of the Secret {secret} is in force; the one before it until {until}");
+            (true, "Overlap", sentence)
+        }
+        _ => (true, "Applied", format!("the password of the Secret {secret} is in force")),
+    };
+    Said { kind: "CredentialsApplied", holds, reason: reason.to_string(), message }
 }
 
 /// The time of a condition is that of its last change between true and false.
@@ -280,7 +357,15 @@ mod tests {
         };
         let instance = |role, offset| Instance {
             running: true,
-            status: Some(Status { role, offset, writable: true, link_up: true, caught_up: true, ..Status::default() }),
+            status: Some(Status {
+                role,
+                offset,
+                writable: true,
+                link_up: true,
+                caught_up: true,
+                last_save_ok: true,
+                ..Status::default()
+            }),
             ..Instance::default()
         };
         let observed = Observed {
@@ -385,6 +470,19 @@ mod tests {
         assert_eq!(condition(&halted, "Stalled").message, "x-replica-0 does not come back");
         assert_eq!(condition(&halted, "Reconciling").status, "False");
         assert_eq!(halted.phase, Phase::Updating);
+    }
+
+    #[test]
+    fn a_save_that_failed_is_told_with_the_instance() {
+        let (mut observed, plan) = well();
+        let healthy = |observed: &Observed| {
+            let said = status(&ReplicatedRedisStatus::default(), &facts(), observed, &plan, at(1));
+            let condition = condition(&said, "PersistenceHealthy");
+            (condition.status.clone(), condition.reason.clone(), condition.message.contains(NAMES[1]))
+        };
+        assert_eq!(healthy(&observed), ("True".into(), "SavesSucceed".into(), false));
+        observed.instances.get_mut(NAMES[1]).unwrap().status.as_mut().unwrap().last_save_ok = false;
+        assert_eq!(healthy(&observed), ("False".into(), "SaveFailed".into(), true));
     }
 
     #[test]

@@ -21,6 +21,10 @@ What it watches it does not ask for again, so "get" is mostly missing.
 - apiGroups: [apps]
   resources: [statefulsets]
   verbs: [get, list, watch, create, patch, delete]
+# Asks for more room; says with whom they go.
+- apiGroups: [""]
+  resources: [persistentvolumeclaims]
+  verbs: [list, watch, patch]
 # Role labels.
 - apiGroups: [""]
   resources: [pods]

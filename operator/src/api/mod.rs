@@ -5,8 +5,10 @@
 
 #![expect(unreachable_pub, reason = "KubeSchema repeats the types in a place of its own")]
 
+mod auth;
 mod manifest;
 mod observability;
+mod placement;
 mod status;
 #[cfg(test)]
 mod tests;
@@ -14,18 +16,18 @@ mod update;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{
-    Affinity, LocalObjectReference, ResourceRequirements, Toleration, TopologySpreadConstraint,
-};
+use k8s_openapi::api::core::v1::{LocalObjectReference, ResourceRequirements};
 use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use auth::Rotation;
 pub use manifest::{ManifestError, parse_manifest};
 pub use observability::{
     Monitoring, NetworkPolicyMode, NetworkPolicyTemplate, PodMonitorTemplate, PrometheusRuleTemplate,
 };
-pub use status::{InstanceStatus, Phase, ReplicatedRedisStatus};
+pub use placement::{Apart, GRACE_S, Memory, Metadata, Placement, PodTemplate, Scheduling};
+pub use status::{AuthStatus, InstanceStatus, Phase, ReplicatedRedisStatus};
 pub use update::{DefaultImage, Reconciliation, Update, UpdateState, UpdateStatus, UpdateStrategy};
 
 /// A replicated Redis-compatible datastore: one master and its replicas.
@@ -103,6 +105,15 @@ pub struct ReplicatedRedisSpec {
     /// Where pods may run.
     #[serde(default)]
     pub scheduling: Scheduling,
+    /// How much memory the data may take.
+    #[serde(default)]
+    pub memory: Memory,
+    /// What pods are made of besides the server.
+    #[serde(default)]
+    pub pod_template: PodTemplate,
+    /// Labels and annotations of every object that belongs to this one, pods included; not of its claims.
+    #[serde(default)]
+    pub inherited_metadata: Metadata,
     /// The Services that clients use.
     #[serde(default)]
     pub services: Services,
@@ -174,6 +185,9 @@ pub struct Auth {
     /// Local mode keeps its password in a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password_secret_ref: Option<SecretKeyRef>,
+    /// How a changed password replaces the one before it. Local mode does not change its password.
+    #[serde(default)]
+    pub rotation: Rotation,
 }
 
 /// One key of a Secret in the same namespace.
@@ -267,27 +281,6 @@ pub enum Keep {
     #[default]
     Retain,
     Delete,
-}
-
-/// Where pods may run.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Scheduling {
-    /// Labels that a node must have.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub node_selector: BTreeMap<String, String>,
-    /// Taints that pods bear.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tolerations: Vec<Toleration>,
-    /// Kubernetes's affinity. Without it instances prefer to be on different nodes.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub affinity: Option<Affinity>,
-    /// How instances spread over zones or nodes. A constraint without a labelSelector is about the instances of this object.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub topology_spread_constraints: Vec<TopologySpreadConstraint>,
-    /// Name of a PriorityClass.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub priority_class_name: Option<String>,
 }
 
 /// The Services that clients use.

@@ -49,11 +49,14 @@ pub struct ReplicatedRedisStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub instances: Vec<InstanceStatus>,
-    /// Ready, Reconciling, Stalled, MasterAvailable, ReplicationHealthy, FailoverReady, RestartRequired, Paused, ConfigApplied;
-    /// Monitored where spec.monitoring asks for anything.
+    /// Ready, Reconciling, Stalled, MasterAvailable, ReplicationHealthy, FailoverReady, RestartRequired, Paused, ConfigApplied,
+    /// CredentialsApplied, StorageResizing, PersistenceHealthy; Monitored where spec.monitoring asks for anything.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+    /// The password that is in force.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth: Option<AuthStatus>,
     /// The failover record: written with a precondition before anything is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<Record>,
@@ -75,6 +78,17 @@ pub enum Phase {
     Unavailable,
     /// The spec cannot be used; the condition Stalled says why.
     Failed,
+}
+
+/// The password that is in force; neither it nor anything that would help to guess it is here.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthStatus {
+    /// Changes when another password has come into force. Salted with what the Secret NAME-credentials holds.
+    pub applied_secret_hash: String,
+    /// Until this moment the password before it is valid too; absent when there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_valid_until: Option<Time>,
 }
 
 /// One instance.

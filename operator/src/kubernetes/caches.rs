@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Secret, Service, ServiceAccount};
 use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use kube::runtime::reflector::{self, ObjectRef, Store};
 use kube::runtime::watcher::{Config, Event, watcher};
@@ -126,6 +126,7 @@ pub(super) struct Caches {
     pub(super) secrets: Cache<Secret>,
     pub(super) budgets: Cache<PodDisruptionBudget>,
     pub(super) service_accounts: Cache<ServiceAccount>,
+    pub(super) claims: Cache<PersistentVolumeClaim>,
     pub(super) hub: Arc<Hub>,
     /// Ends the watches when dropped.
     _watches: JoinSet<()>,
@@ -163,9 +164,11 @@ impl Caches {
             place.watch(ours.clone(), |_, _: &ConfigMap| {}),
             place.watch(ours.clone(), |_, _: &Secret| {}),
             place.watch(ours.clone(), |_, _: &PodDisruptionBudget| {}),
-            place.watch(ours, |_, _: &ServiceAccount| {}),
+            place.watch(ours.clone(), |_, _: &ServiceAccount| {}),
+            place.watch(ours, |_, _: &PersistentVolumeClaim| {}),
         );
-        let (datastores_cache, pods, stateful_sets, services, config_maps, secrets, budgets, service_accounts) = caches;
+        let (datastores_cache, pods, stateful_sets, services, config_maps, secrets, budgets, service_accounts, claims) =
+            caches;
         let caches = Caches {
             datastores: datastores_cache,
             pods,
@@ -175,6 +178,7 @@ impl Caches {
             secrets,
             budgets,
             service_accounts,
+            claims,
             hub,
             _watches: watches,
         };
@@ -191,6 +195,7 @@ impl Caches {
         self.secrets.ready().await;
         self.budgets.ready().await;
         self.service_accounts.ready().await;
+        self.claims.ready().await;
     }
 }
 

@@ -10,6 +10,7 @@
 
 mod caches;
 mod calls;
+mod claims;
 mod extras;
 mod leader;
 mod objects;

@@ -19,6 +19,7 @@ use super::caches::{Cache, Caches, Kind};
 use super::recreate;
 use crate::api::ReplicatedRedis;
 use crate::fault::{Point, point};
+use crate::passwords::Passwords;
 use crate::resources::{self, MANAGER, Pool};
 
 /// Annotation with the hash of the state that was applied.
@@ -61,13 +62,13 @@ impl Applier<'_> {
         pods: i32,
         image: &str,
         config_too: bool,
-        password: &str,
+        passwords: &Passwords,
     ) -> Result<(), ApplyError> {
         let caches = self.caches;
         let config = resources::config_map(owner)
             .map_err(|error| ApplyError::Spec { reason: "InvalidConfig", message: error.to_string() })?;
         self.one(&caches.service_accounts, resources::service_account(owner)).await?;
-        self.one(&caches.secrets, resources::credentials(owner, password)).await?;
+        self.one(&caches.secrets, resources::credentials(owner, passwords)).await?;
         if config_too {
             self.one(&caches.config_maps, config).await?;
         }

@@ -8,7 +8,7 @@ use kube::ResourceExt;
 use tokio::sync::{Notify, mpsc, watch};
 
 use crate::clock::Clock;
-use crate::link::{InFlight, Link, Lives, Outcome, Peer, Seen};
+use crate::link::{Credentials, InFlight, Link, Lives, Outcome, Peer, Seen};
 use crate::observe::Instance;
 use crate::plan::Order;
 use crate::resources::PORT;
@@ -42,11 +42,16 @@ pub(super) struct PodInstance {
 }
 
 impl PodInstance {
-    pub(super) fn start(name: &str, place: (String, String), password: &str, reports: &Reports) -> PodInstance {
+    pub(super) fn start(
+        name: &str,
+        place: (String, String),
+        credentials: watch::Receiver<Credentials>,
+        reports: &Reports,
+    ) -> PodInstance {
         let (uid, ip) = place;
         let (life, life_seen) = watch::channel(OneLife);
         let address = if ip.contains(':') { format!("[{ip}]:{PORT}") } else { format!("{ip}:{PORT}") };
-        let peer = Peer { instance: name.to_string(), address, password: Some(password.to_string()) };
+        let peer = Peer { instance: name.to_string(), address, credentials };
         let (outcomes, changed) = (reports.outcomes.clone(), Arc::clone(&reports.changed));
         let link = Link::start(peer, life_seen, reports.pace.clone(), outcomes, changed);
         PodInstance { uid, ip, link, in_flight: InFlight::default(), _life: life }
@@ -59,6 +64,17 @@ impl PodInstance {
 
     pub(super) fn uid(&self) -> &str {
         &self.uid
+    }
+
+    /// Whether it was told the credentials of this number, or does not answer: whoever comes back is told first of all.
+    pub(super) fn knows(&self, number: u64) -> bool {
+        let seen = self.link.seen();
+        seen.told == Some(number) || seen.trouble.is_some()
+    }
+
+    /// It answers, and takes none of the passwords that are known.
+    pub(super) fn shuts_out(&self) -> bool {
+        self.link.seen().trouble.is_some_and(|trouble| trouble.why.starts_with("WRONGPASS"))
     }
 
     pub(super) fn order(&mut self, order: Order) -> bool {

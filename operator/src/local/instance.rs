@@ -12,7 +12,7 @@ use super::ports::InstancePorts;
 use super::screen::Row;
 use super::supervisor::{Launch, Process, ProcessEvent, Supervisor};
 use crate::clock::Clock;
-use crate::link::{InFlight, Link, Outcome, Peer, Seen};
+use crate::link::{Credentials, InFlight, Link, Outcome, Peer, Seen};
 use crate::observe::{Instance, Role, Status};
 use crate::plan::Order;
 
@@ -50,7 +50,7 @@ impl LocalInstance {
         let peer = Peer {
             instance: name.to_string(),
             address: format!("{HOST}:{}", ports.port),
-            password: Some(password.to_string()),
+            credentials: Credentials::fixed(password),
         };
         let link = Link::start(
             peer,

@@ -135,7 +135,7 @@ async fn run(args: RunArgs) -> Result<()> {
     let settings =
         Settings { name, dir, data_dir: args.place.data_dir, program, password, log_format: args.log_format };
     let session = Session::start(settings, manifest, file, listeners)?;
-    session.run(stop).await;
+    Box::pin(session.run(stop)).await;
     drop(lock);
     Ok(())
 }

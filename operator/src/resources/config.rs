@@ -5,6 +5,7 @@ use std::path::Path;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::ResourceExt;
 
+use super::memory::maxmemory;
 use super::statefulset::{CREDENTIALS_DIR, DATA_DIR};
 use super::{METRICS_PORT, PORT, child, one_label};
 use crate::api::ReplicatedRedis;
@@ -15,8 +16,10 @@ use crate::tenure::LEASE_MS;
 pub(super) const FILE: &str = "redis.conf";
 
 /// Directives that follow from other fields of the spec.
-fn derived(_owner: &ReplicatedRedis) -> Vec<(String, String)> {
-    vec![("managed-lease-ms".to_string(), LEASE_MS.to_string())]
+fn derived(owner: &ReplicatedRedis) -> Vec<(String, String)> {
+    let lease = ("managed-lease-ms".to_string(), LEASE_MS.to_string());
+    let maxmemory = maxmemory(owner).map(|bytes| ("maxmemory".to_string(), bytes.to_string()));
+    [lease].into_iter().chain(maxmemory).collect()
 }
 
 /// What the file says besides the operator's own directives: those that follow from the spec, then `spec.config`.

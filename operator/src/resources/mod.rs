@@ -19,9 +19,11 @@
 
 mod budget;
 mod config;
+mod memory;
 mod monitors;
 mod network_policy;
 mod revision;
+mod scheduling;
 mod secrets;
 mod services;
 mod statefulset;
@@ -33,10 +35,11 @@ use kube::{Resource, ResourceExt};
 
 pub use budget::disruption_budget;
 pub use config::{config_map, directives};
+pub use memory::bytes;
 pub use monitors::{monitor_kinds, monitors};
 pub use network_policy::network_policy;
 pub use revision::{RESTARTED_AT, REVISION, fnv1a, revision, revision_of};
-pub use secrets::{credentials, generated_password, password_in};
+pub use secrets::{credentials, credentials_name, generated_password, kept_passwords, password_in};
 pub use services::{headless, leads_to, master, replicas};
 pub use statefulset::{replica_pods, service_account, stateful_set};
 
@@ -107,13 +110,22 @@ pub fn replica_selector(name: &str) -> String {
 
 /// Metadata of a child: its name, the labels, and the owner, so that it goes with it.
 fn child(owner: &ReplicatedRedis, name: String) -> ObjectMeta {
+    let inherited = &owner.spec.inherited_metadata;
     ObjectMeta {
         name: Some(name),
         namespace: owner.namespace(),
-        labels: Some(labels(&owner.name_any())),
+        labels: Some(with(&inherited.labels, labels(&owner.name_any()))),
+        annotations: Some(inherited.annotations.clone()).filter(|annotations| !annotations.is_empty()),
         owner_references: owner_reference(owner).map(|reference| vec![reference]),
         ..ObjectMeta::default()
     }
+}
+
+/// What others want and, above it, what is ours.
+fn with(theirs: &BTreeMap<String, String>, ours: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut all = theirs.clone();
+    all.extend(ours);
+    all
 }
 
 fn owner_reference(owner: &ReplicatedRedis) -> Option<OwnerReference> {

@@ -12,7 +12,7 @@ use kube::ResourceExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::api::{ReplicatedRedis, Scheduling, StorageType};
+use crate::api::{PodTemplate, ReplicatedRedis, Scheduling, StorageType};
 
 /// Annotation of a pod and of the template that it is made from: see [`revision`].
 pub const REVISION: &str = "replicated-redis.io/revision";
@@ -32,6 +32,7 @@ pub fn revision(owner: &ReplicatedRedis, image: &str) -> String {
         ("imagePullSecrets", to_json(&spec.image_pull_secrets)),
         ("resources", to_json(&spec.resources)),
         ("scheduling", given(to_json(&spec.scheduling), &to_json(&Scheduling::default())).unwrap_or_default()),
+        ("podTemplate", given(to_json(&spec.pod_template), &to_json(&PodTemplate::default())).unwrap_or_default()),
         ("storage", storage),
         ("restartedAt", to_json(&owner.annotations().get(RESTARTED_AT))),
     ]);

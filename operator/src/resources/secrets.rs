@@ -7,18 +7,34 @@ use kube::ResourceExt;
 use super::child;
 use crate::api::{PASSWORD_KEY, ReplicatedRedis};
 use crate::config::render_credentials;
+use crate::passwords::Passwords;
 
 /// Name of the file in NAME-credentials.
 pub(super) const FILE: &str = "credentials.conf";
+/// What the operator keeps there; pods do not see it.
+const KEPT: &str = "passwords.json";
 
 /// NAME-auth with a new password. It is created once and never written again: what a person puts there stays.
 pub fn generated_password(owner: &ReplicatedRedis, password: &str) -> Secret {
     secret(owner, "auth", PASSWORD_KEY, password)
 }
 
-/// NAME-credentials.
-pub fn credentials(owner: &ReplicatedRedis, password: &str) -> Secret {
-    secret(owner, "credentials", FILE, &render_credentials(password))
+/// NAME-credentials: what the server reads, and all that is known of the passwords, for the next operator.
+pub fn credentials(owner: &ReplicatedRedis, passwords: &Passwords) -> Secret {
+    let mut secret = secret(owner, "credentials", FILE, &render_credentials(&passwords.accepted(), &passwords.used));
+    let kept = serde_json::to_vec(passwords).expect("strings and numbers are JSON");
+    secret.data.get_or_insert_default().insert(KEPT.into(), ByteString(kept));
+    secret
+}
+
+/// Name of NAME-credentials.
+pub fn credentials_name(name: &str) -> String {
+    format!("{name}-credentials")
+}
+
+/// What an operator has kept in NAME-credentials.
+pub fn kept_passwords(secret: &Secret) -> Option<Passwords> {
+    serde_json::from_slice(&secret.data.as_ref()?.get(KEPT)?.0).ok()
 }
 
 fn secret(owner: &ReplicatedRedis, suffix: &str, key: &str, value: &str) -> Secret {
@@ -64,8 +80,14 @@ mod tests {
 
     #[test]
     fn the_servers_file_quotes_it() {
-        let secret = credentials(&datastore(|_| {}), "a\"b");
+        let state = Passwords::first("a\"b", "s".into());
+        let secret = credentials(&datastore(|_| {}), &state);
+        assert_eq!(kept_passwords(&secret), Some(state.clone()));
         let text = &secret.data.unwrap()[FILE].0;
         assert_eq!(text, b"requirepass \"a\\\"b\"\nmasterauth \"a\\\"b\"\n");
+        let (state, _) = state.step("c d", true, 300, 0).unwrap();
+        let text = credentials(&datastore(|_| {}), &state).data.unwrap()[FILE].0.clone();
+        let wanted = "user default on \">a\\\"b\" \">c d\" ~* &* +@all\nmasterauth \"a\\\"b\"\n";
+        assert_eq!(String::from_utf8(text).unwrap(), wanted);
     }
 }

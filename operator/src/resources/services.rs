@@ -64,7 +64,9 @@ pub(super) fn headless_name(name: &str) -> String {
 fn by_role(owner: &ReplicatedRedis, suffix: &str, role: &str, template: &ServiceTemplate) -> Service {
     let name = owner.name_any();
     let mut metadata = child(owner, format!("{name}-{suffix}"));
-    metadata.annotations = Some(template.annotations.clone()).filter(|a| !a.is_empty());
+    if !template.annotations.is_empty() {
+        metadata.annotations.get_or_insert_default().extend(template.annotations.clone());
+    }
     let selector: BTreeMap<String, String> =
         [(CLUSTER_LABEL, name.as_str()), (ROLE_LABEL, role)].map(|(k, v)| (k.to_string(), v.to_string())).into();
     let kind = match template.kind {

@@ -6,11 +6,10 @@ use k8s_openapi::api::apps::v1::{
     StatefulSet, StatefulSetPersistentVolumeClaimRetentionPolicy, StatefulSetSpec, StatefulSetUpdateStrategy,
 };
 use k8s_openapi::api::core::v1::{
-    Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-    EnvVarSource, HTTPGetAction, Lifecycle, LifecycleHandler, ObjectFieldSelector, PersistentVolumeClaim,
-    PersistentVolumeClaimSpec, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-    SeccompProfile, SecretVolumeSource, SecurityContext, ServiceAccount, SleepAction, TopologySpreadConstraint, Volume,
-    VolumeMount, VolumeResourceRequirements, WeightedPodAffinityTerm,
+    Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
+    HTTPGetAction, KeyToPath, Lifecycle, LifecycleHandler, ObjectFieldSelector, PersistentVolumeClaim,
+    PersistentVolumeClaimSpec, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretVolumeSource,
+    SecurityContext, ServiceAccount, SleepAction, Volume, VolumeMount, VolumeResourceRequirements,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
@@ -18,9 +17,10 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt;
 
 use super::revision::{REVISION, revision};
+use super::secrets::{self, credentials_name};
 use super::services::headless_name;
 use super::{
-    CLUSTER_LABEL, METRICS_PORT, POOL_LABEL, PORT, Pool, child, config, labels, one_label, pool_labels, selector,
+    CLUSTER_LABEL, METRICS_PORT, POOL_LABEL, PORT, Pool, child, config, labels, pool_labels, scheduling, with,
 };
 use crate::api::{ImagePullPolicy, Keep, ReplicatedRedis, StorageType};
 use crate::record::Record;
@@ -32,8 +32,6 @@ pub(super) const CREDENTIALS_DIR: &str = "/etc/replicated-redis/credentials";
 const CONFIG_DIR: &str = "/etc/replicated-redis/config";
 /// User and group of the server; the image has the same.
 const USER: i64 = 10001;
-/// To save a large data set and to wait for replicas, s.
-const GRACE_S: i64 = 120;
 /// Between the decision to end a pod and SIGTERM, s: the operator moves the master role away in this time.
 const PRE_STOP_S: i64 = 3;
 
@@ -64,17 +62,14 @@ pub fn stateful_set(owner: &ReplicatedRedis, pool: Pool, pods: i32, image: &str)
             },
             persistent_volume_claim_retention_policy: claims.is_some().then(|| {
                 StatefulSetPersistentVolumeClaimRetentionPolicy {
-                    when_deleted: keep(storage.retention.when_deleted),
+                    // The operator's own matter: see `crate::storage::to_own`.
+                    when_deleted: keep(Keep::Retain),
                     when_scaled: keep(storage.retention.when_scaled),
                 }
             }),
             volume_claim_templates: claims,
             template: PodTemplateSpec {
-                metadata: Some(ObjectMeta {
-                    labels: Some(pool_labels(&name, pool)),
-                    annotations: Some(one_label(REVISION, &revision(owner, image))),
-                    ..ObjectMeta::default()
-                }),
+                metadata: Some(pod_metadata(owner, pool, image)),
                 spec: Some(pod(owner, image)),
             },
             ..StatefulSetSpec::default()
@@ -124,16 +119,24 @@ fn claim(owner: &ReplicatedRedis) -> PersistentVolumeClaim {
     }
 }
 
+fn pod_metadata(owner: &ReplicatedRedis, pool: Pool, image: &str) -> ObjectMeta {
+    let (inherited, own) = (&owner.spec.inherited_metadata, &owner.spec.pod_template.metadata);
+    let labels = with(&inherited.labels, with(&own.labels, pool_labels(&owner.name_any(), pool)));
+    let mut annotations = with(&inherited.annotations, own.annotations.clone());
+    annotations.insert(REVISION.into(), revision(owner, image));
+    ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }
+}
+
 fn pod(owner: &ReplicatedRedis, image: &str) -> PodSpec {
     let name = owner.name_any();
-    let scheduling = &owner.spec.scheduling;
+    let (wanted, template) = (&owner.spec.scheduling, &owner.spec.pod_template);
     PodSpec {
         service_account_name: Some(name.clone()),
         automount_service_account_token: Some(false),
         // Not the environment variables of every Service of the namespace.
         enable_service_links: Some(false),
-        termination_grace_period_seconds: Some(GRACE_S),
-        security_context: Some(PodSecurityContext {
+        termination_grace_period_seconds: Some(i64::from(template.termination_grace_period_seconds)),
+        security_context: Some(template.security_context.clone().unwrap_or_else(|| PodSecurityContext {
             run_as_non_root: Some(true),
             run_as_user: Some(USER),
             run_as_group: Some(USER),
@@ -141,15 +144,15 @@ fn pod(owner: &ReplicatedRedis, image: &str) -> PodSpec {
             fs_group_change_policy: Some("OnRootMismatch".into()),
             seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".into(), ..SeccompProfile::default() }),
             ..PodSecurityContext::default()
-        }),
+        })),
         image_pull_secrets: Some(owner.spec.image_pull_secrets.clone()).filter(|secrets| !secrets.is_empty()),
-        containers: vec![container(owner, image)],
+        containers: [vec![container(owner, image)], template.extra_containers.clone()].concat(),
         volumes: Some(volumes(owner)),
-        node_selector: Some(scheduling.node_selector.clone()).filter(|labels| !labels.is_empty()),
-        tolerations: Some(scheduling.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
-        affinity: Some(scheduling.affinity.clone().unwrap_or_else(|| apart(&name))),
-        topology_spread_constraints: spread(owner),
-        priority_class_name: scheduling.priority_class_name.clone(),
+        node_selector: Some(wanted.node_selector.clone()).filter(|labels| !labels.is_empty()),
+        tolerations: Some(wanted.tolerations.clone()).filter(|tolerations| !tolerations.is_empty()),
+        affinity: scheduling::affinity(owner),
+        topology_spread_constraints: scheduling::spread(owner),
+        priority_class_name: wanted.priority_class_name.clone(),
         ..PodSpec::default()
     }
 }
@@ -169,20 +172,23 @@ fn container(owner: &ReplicatedRedis, image: &str) -> Container {
         }),
         ..EnvVar::default()
     };
+    let template = &owner.spec.pod_template;
+    let own = vec![field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")];
+    let mounts = vec![
+        mount("data", DATA_DIR, false),
+        mount("config", CONFIG_DIR, true),
+        mount("credentials", CREDENTIALS_DIR, true),
+    ];
     let announced = format!("$(POD_NAME).{}.$(POD_NAMESPACE).svc", headless_name(&name));
     Container {
         name: "server".into(),
         image: Some(owner.spec.image.clone().unwrap_or_else(|| image.to_string())),
         image_pull_policy: policy.map(String::from),
         args: Some(vec![format!("{CONFIG_DIR}/{}", config::FILE), "--replica-announce-ip".into(), announced]),
-        env: Some(vec![field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")]),
+        env: Some([own, template.env.clone()].concat()),
         ports: Some(vec![container_port("tcp-redis", PORT), container_port("http-metrics", METRICS_PORT)]),
         resources: owner.spec.resources.clone(),
-        volume_mounts: Some(vec![
-            mount("data", DATA_DIR, false),
-            mount("config", CONFIG_DIR, true),
-            mount("credentials", CREDENTIALS_DIR, true),
-        ]),
+        volume_mounts: Some([mounts, template.extra_volume_mounts.clone()].concat()),
         // Loading is alive: a day for the largest data set, asked each second so that a small one is up at once.
         startup_probe: Some(probe("/livez", 1, 86_400)),
         liveness_probe: Some(probe("/livez", 10, 3)),
@@ -194,12 +200,12 @@ fn container(owner: &ReplicatedRedis, image: &str) -> Container {
             }),
             ..Lifecycle::default()
         }),
-        security_context: Some(SecurityContext {
+        security_context: Some(template.container_security_context.clone().unwrap_or_else(|| SecurityContext {
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
             capabilities: Some(Capabilities { drop: Some(vec!["ALL".into()]), ..Capabilities::default() }),
             ..SecurityContext::default()
-        }),
+        })),
         ..Container::default()
     }
 }
@@ -247,7 +253,13 @@ fn volumes(owner: &ReplicatedRedis) -> Vec<Volume> {
     let credentials = Volume {
         name: "credentials".into(),
         secret: Some(SecretVolumeSource {
-            secret_name: Some(format!("{name}-credentials")),
+            secret_name: Some(credentials_name(&name)),
+            // Not what the operator keeps there for itself.
+            items: Some(vec![KeyToPath {
+                key: secrets::FILE.into(),
+                path: secrets::FILE.into(),
+                ..KeyToPath::default()
+            }]),
             // The group of the pod's volumes is the server's own.
             default_mode: Some(0o440),
             ..SecretVolumeSource::default()
@@ -255,6 +267,7 @@ fn volumes(owner: &ReplicatedRedis) -> Vec<Volume> {
         ..Volume::default()
     };
     let mut volumes = vec![config, credentials];
+    volumes.extend(owner.spec.pod_template.extra_volumes.clone());
     if owner.spec.storage.kind == StorageType::EmptyDir {
         let source = EmptyDirVolumeSource {
             size_limit: Some(Quantity(owner.spec.storage.size.clone())),
@@ -263,34 +276,6 @@ fn volumes(owner: &ReplicatedRedis) -> Vec<Volume> {
         volumes.push(Volume { name: "data".into(), empty_dir: Some(source), ..Volume::default() });
     }
     volumes
-}
-
-/// Preferably on different nodes. Not required: a cluster of one node is a cluster too.
-fn apart(name: &str) -> Affinity {
-    Affinity {
-        pod_anti_affinity: Some(PodAntiAffinity {
-            preferred_during_scheduling_ignored_during_execution: Some(vec![WeightedPodAffinityTerm {
-                weight: 100,
-                pod_affinity_term: PodAffinityTerm {
-                    topology_key: "kubernetes.io/hostname".into(),
-                    label_selector: Some(selector(name)),
-                    ..PodAffinityTerm::default()
-                },
-            }]),
-            ..PodAntiAffinity::default()
-        }),
-        ..Affinity::default()
-    }
-}
-
-fn spread(owner: &ReplicatedRedis) -> Option<Vec<TopologySpreadConstraint>> {
-    let name = owner.name_any();
-    let with_selector = |constraint: &TopologySpreadConstraint| TopologySpreadConstraint {
-        label_selector: constraint.label_selector.clone().or_else(|| Some(selector(&name))),
-        ..constraint.clone()
-    };
-    let constraints: Vec<_> = owner.spec.scheduling.topology_spread_constraints.iter().map(with_selector).collect();
-    Some(constraints).filter(|constraints| !constraints.is_empty())
 }
 
 #[cfg(test)]
@@ -346,18 +331,35 @@ mod tests {
     }
 
     #[test]
-    fn a_constraint_without_selector_is_about_our_pods() {
+    fn a_person_adds_to_the_pods_and_takes_nothing_away() {
         let owner = datastore(|spec| {
-            let constraint = TopologySpreadConstraint {
-                max_skew: 1,
-                topology_key: "topology.kubernetes.io/zone".into(),
-                when_unsatisfiable: "ScheduleAnyway".into(),
-                ..TopologySpreadConstraint::default()
-            };
-            spec.scheduling.topology_spread_constraints.push(constraint);
+            let named = |name: &str| Container { name: name.into(), ..Container::default() };
+            let template = &mut spec.pod_template;
+            template.metadata.labels.extend([("team".into(), "a".into()), (POOL_LABEL.into(), "theirs".into())]);
+            template.metadata.annotations.insert("note".into(), "pods".into());
+            template.termination_grace_period_seconds = 30;
+            template.env = vec![EnvVar { name: "TZ".into(), value: Some("UTC".into()), ..EnvVar::default() }];
+            template.extra_containers = vec![named("sidecar")];
+            template.extra_volumes = vec![Volume { name: "scratch".into(), ..Volume::default() }];
+            template.extra_volume_mounts = vec![mount("scratch", "/scratch", false)];
+            spec.inherited_metadata.labels.insert("cost-centre".into(), "7".into());
+            spec.inherited_metadata.annotations.insert("note".into(), "all".into());
         });
-        let constraint = &template(&owner).topology_spread_constraints.unwrap()[0];
-        assert_eq!(constraint.label_selector.clone().unwrap().match_labels.unwrap()[CLUSTER_LABEL], "x");
+        let set = stateful_set(&owner, Pool::Master, 1, "i");
+        assert_eq!(set.metadata.labels.unwrap()["cost-centre"], "7");
+        assert_eq!(set.metadata.annotations.unwrap()["note"], "all");
+        let pods = set.spec.unwrap().template;
+        let (meta, pod) = (pods.metadata.unwrap(), pods.spec.unwrap());
+        let labels = meta.labels.unwrap();
+        assert_eq!((labels["team"].as_str(), labels["cost-centre"].as_str()), ("a", "7"));
+        assert_eq!(labels[POOL_LABEL], "master", "what is ours stays ours");
+        assert_eq!(meta.annotations.unwrap()["note"], "pods");
+        assert_eq!(pod.termination_grace_period_seconds, Some(30));
+        let names: Vec<&str> = pod.containers.iter().map(|c| c.name.as_str()).collect();
+        assert_eq!(names, ["server", "sidecar"]);
+        assert_eq!(pod.containers[0].env.as_ref().unwrap().last().unwrap().name, "TZ");
+        assert_eq!(pod.containers[0].volume_mounts.as_ref().unwrap().last().unwrap().mount_path, "/scratch");
+        assert!(pod.volumes.unwrap().iter().any(|volume| volume.name == "scratch"));
     }
 
     #[test]

@@ -197,6 +197,7 @@ fn status(ctx: &mut ServerCtx<'_>) {
         ("sync_refused", (*repl.link.refused.lock()).into()),
         ("connected_replicas", repl.feed_count().to_string()),
         ("paused", flag(paused)),
+        ("last_save_ok", flag(server.persistence.last_ok.load(Ordering::Relaxed))),
         ("token", now.to_string()),
         ("version", env!("CARGO_PKG_VERSION").into()),
     ];

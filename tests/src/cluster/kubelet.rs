@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Container, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{ConfigMap, Container, Node, PersistentVolumeClaim, Pod, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::config::{KubeConfigOptions, Kubeconfig};
@@ -227,7 +227,15 @@ impl Kubelet<'_> {
         let volumes = pod.spec.as_ref()?.volumes.as_deref().unwrap_or_default();
         let claim = volumes.iter().find_map(|v| v.persistent_volume_claim.as_ref());
         let data = match claim {
-            Some(claim) => self.dir.path().join(namespace).join("claims").join(&claim.claim_name),
+            Some(claim) => {
+                let api: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), namespace);
+                let claim = api.get(&claim.claim_name).await.ok()?;
+                // One that is on its way out is given to nobody; another of the same name is another volume.
+                if claim.metadata.deletion_timestamp.is_some() {
+                    return None;
+                }
+                self.dir.path().join(namespace).join("claims").join(claim.uid()?)
+            }
             None => root.join("data"),
         };
         fs::create_dir_all(&data).expect("the test's directory can be written");

@@ -153,7 +153,8 @@ impl Session {
     /// Asks who has not been asked, and says whether the ConfigMap may be written.
     pub(super) async fn configure(&mut self, observed: &Observed) {
         self.on_answers().await;
-        let Some(password) = self.password.clone().filter(|_| self.paused().is_none()) else { return };
+        let used = self.passwords.as_ref().map(|passwords| passwords.used.clone());
+        let Some(password) = used.filter(|_| self.paused().is_none()) else { return };
         // What no file can hold is told by the upkeep.
         let Ok(directives) = resources::directives(&self.object) else { return };
         let text: Vec<String> = directives.iter().map(|(name, value)| format!("{name}={value}\n")).collect();

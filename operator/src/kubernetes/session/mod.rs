@@ -10,11 +10,12 @@
 //! | `mod.rs` | the loop, and the object as it was read |
 //! | `directives.rs` | `spec.config`, asked about and brought to those who run |
 //! | `observe.rs` | conversations with pods, what proves an end |
-//! | `password.rs` | the Secret with the password |
 //! | `rollout.rs` | rolling updates, the image, Paused |
+//! | `password.rs` | the Secret with the password, and how a new one replaces the old one |
 //! | `wishes.rs` | annotations by which a person asks for something |
 //! | `apply.rs` | the record, orders, events of a plan; how long a change takes |
 //! | `upkeep.rs` | role labels and objects, beside the loop |
+//! | `storage.rs` | how claims grow |
 //! | `report.rs` | status, events, figures |
 
 mod apply;
@@ -23,6 +24,7 @@ mod observe;
 mod password;
 mod report;
 mod rollout;
+mod storage;
 mod upkeep;
 mod wishes;
 
@@ -39,6 +41,7 @@ use self::directives::Directives;
 use self::password::PasswordWatch;
 use self::report::Report;
 use self::rollout::Rollouts;
+use self::storage::Storage;
 use self::upkeep::Upkeep;
 use super::Context;
 use super::caches::Key;
@@ -47,7 +50,8 @@ use super::pod::{PodInstance, Reports, Witness};
 use crate::api::ReplicatedRedis;
 use crate::change::Change;
 use crate::clock::Clock;
-use crate::link::POLL_BUSY;
+use crate::link::{Credentials, POLL_BUSY};
+use crate::passwords::Passwords;
 use crate::plan::plan;
 use crate::record::Record;
 use crate::resources::Pool;
@@ -70,7 +74,9 @@ pub(super) struct Session {
     object: ReplicatedRedis,
     clock: Clock,
     tenure: Tenure,
-    password: Option<String>,
+    passwords: Option<Passwords>,
+    /// The same, for the conversations.
+    credentials: watch::Sender<Credentials>,
     password_watch: Option<PasswordWatch>,
 
     pods: BTreeMap<String, PodInstance>,
@@ -94,6 +100,7 @@ pub(super) struct Session {
     directives: Directives,
     upkeep: Upkeep,
     report: Report,
+    storage: Storage,
     began: Instant,
     master_silent_since: Option<u64>,
 
@@ -115,6 +122,10 @@ impl Problems {
         self.0.retain(|(own, ..)| *own != theme);
     }
 
+    fn of(&self, theme: &str) -> Option<String> {
+        self.0.iter().find(|(own, ..)| *own == theme).map(|(.., message)| message.clone())
+    }
+
     /// The one that a person is told of: the latest.
     fn latest(&self) -> Option<(&'static str, String)> {
         self.0.last().map(|(_, reason, message)| (*reason, message.clone()))
@@ -132,7 +143,8 @@ impl Session {
             object: (*object).clone(),
             clock: Clock::start(),
             tenure: Tenure::default(),
-            password: None,
+            passwords: None,
+            credentials: watch::channel(Credentials::default()).0,
             password_watch: None,
             pods: BTreeMap::new(),
             absent_since: BTreeMap::new(),
@@ -150,6 +162,7 @@ impl Session {
             directives: Directives::default(),
             upkeep: Upkeep::default(),
             report: Report::default(),
+            storage: Storage::default(),
             began: Instant::now(),
             master_silent_since: None,
             reports: Reports { outcomes: outcomes_in, changed: Arc::clone(&changed), pace: pace_seen },
@@ -204,6 +217,7 @@ impl Session {
         self.follow_change(&plan, &observed).await;
         self.configure(&observed).await;
         self.roll_out(&plan, &observed).await;
+        self.follow_growth().await;
         self.keep_up(&plan, &observed);
         self.write_status(&plan, &observed);
         self.measure(&plan, &observed);

@@ -15,7 +15,9 @@ use crate::resources::POOL_LABEL;
 impl Session {
     /// One conversation with each pod that has an address.
     pub(super) fn sync_pods(&mut self) {
-        let Some(password) = self.password.clone() else { return };
+        if self.passwords.is_none() {
+            return;
+        }
         let pods = self.our_pods();
         self.pods.retain(|name, instance| {
             pods.iter().any(|pod| pod.name_any() == *name && place(pod).is_some_and(|place| instance.is_with(&place)))
@@ -25,7 +27,7 @@ impl Session {
             if let Some(place) = place(pod)
                 && !self.pods.contains_key(&name)
             {
-                let instance = PodInstance::start(&name, place, &password, &self.reports);
+                let instance = PodInstance::start(&name, place, self.credentials.subscribe(), &self.reports);
                 self.pods.insert(name, instance);
             }
         }

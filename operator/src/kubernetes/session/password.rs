@@ -1,26 +1,36 @@
-//! The Secret with the password: followed as it changes, made where the spec names none.
+//! The Secret with the password: followed as it changes, made where the spec names none. How a new password replaces the old
+//! one is decided in [`crate::passwords`].
 
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::Secret;
-use kube::Api;
+use k8s_openapi::jiff::Timestamp;
 use kube::api::PostParams;
+use kube::runtime::events::EventType;
 use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, ResourceExt};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-use super::{Failure, Session, call};
+use super::{Failure, RETRY_PAUSE, Session, call};
 use crate::fault::{Point, point};
+use crate::kubernetes::pod::PodInstance;
+use crate::local::files::random_hex;
+use crate::passwords::{Passwords, Step};
 use crate::resources;
+use crate::status::{CredentialsFacts, moment};
 
 /// The part of a datastore's problems that is told here: see [`super::Problems`].
 const THEME: &str = "password";
+const MISSING: &str = "PasswordMissing";
 
 /// The Secret with the password.
 #[derive(Debug)]
 pub(super) struct PasswordWatch {
     secret: String,
-    seen: watch::Receiver<Option<Secret>>,
+    /// `None` until it was looked at once.
+    seen: watch::Receiver<Option<Option<Secret>>>,
     task: JoinHandle<()>,
 }
 
@@ -37,31 +47,123 @@ impl Session {
         if self.password_watch.as_ref().is_none_or(|watch| watch.secret != source.name) {
             self.password_watch = Some(self.watch_password(&source.name));
         }
-        let Some(watch) = self.password_watch.as_mut() else { return };
-        let seen = watch.seen.borrow_and_update().clone();
-        let read = seen.as_ref().map(|secret| resources::password_in(secret, &source.key));
-        match read {
-            Some(Ok(password)) => {
-                self.password = Some(password);
-                self.problems.clear(THEME);
-            }
-            Some(Err(why)) => self.problems.set(THEME, "PasswordMissing", why),
-            None if self.object.spec.auth.password_secret_ref.is_some() => {
-                let why = format!("the Secret {}, which spec.auth.passwordSecretRef names, is not there", source.name);
-                self.problems.set(THEME, "PasswordMissing", why);
-            }
-            // Nobody can have seen it: the next look at the Secret shows whose password has won.
-            None if self.password.is_none() && self.may_call() && self.paused().is_none() => {
-                let secret = resources::generated_password(&self.object, &random_password());
-                let api: Api<Secret> = self.api();
-                point(Point::CreatePassword);
-                match call(api.create(&PostParams::default(), &secret)).await {
-                    Ok(_) => point(Point::PasswordCreated),
-                    Err(Failure::Api(kube::Error::Api(status))) if status.is_already_exists() => {}
-                    Err(error) => self.problem(&format!("cannot create the Secret {}: {error}", source.name)).await,
+        if self.passwords.is_none() {
+            self.use_passwords(self.kept_passwords());
+        }
+        let seen = self.password_watch.as_mut().and_then(|watch| watch.seen.borrow_and_update().clone());
+        let wanted = match seen {
+            // It was not looked at yet.
+            None => None,
+            Some(Some(secret)) => match resources::password_in(&secret, &source.key) {
+                Ok(password) => {
+                    self.problems.clear(THEME);
+                    Some(password)
                 }
+                Err(why) => {
+                    self.problems.set(THEME, MISSING, why);
+                    None
+                }
+            },
+            Some(None) if self.object.spec.auth.password_secret_ref.is_some() => {
+                let why = format!("the Secret {}, which spec.auth.passwordSecretRef names, is not there", source.name);
+                self.problems.set(THEME, MISSING, why);
+                None
             }
-            None => {}
+            Some(None) => {
+                self.make_password(&source.name).await;
+                None
+            }
+        };
+        match (&self.passwords, wanted) {
+            (None, Some(wanted)) => self.use_passwords(Some(Passwords::first(&wanted, random_hex::<16>()))),
+            (Some(passwords), wanted) => {
+                let wanted = wanted.or_else(|| passwords.next.clone()).unwrap_or_else(|| passwords.used.clone());
+                self.step_passwords(&wanted, &source.name).await;
+            }
+            (None, None) => {}
+        }
+    }
+
+    /// NAME-auth, generated; or, when it was deleted, with the password that is in force.
+    async fn make_password(&mut self, name: &str) {
+        if !self.may_call() || !self.context.leadership.holds() || self.paused().is_some() {
+            return;
+        }
+        // Nobody can have seen a new one: the next look at the Secret shows whose password has won.
+        let password = self.passwords.as_ref().map_or_else(random_hex::<20>, |passwords| passwords.used.clone());
+        let secret = resources::generated_password(&self.object, &password);
+        let api: Api<Secret> = self.api();
+        point(Point::CreatePassword);
+        match call(api.create(&PostParams::default(), &secret)).await {
+            Ok(_) => point(Point::PasswordCreated),
+            Err(Failure::Api(kube::Error::Api(status))) if status.is_already_exists() => {}
+            Err(error) => {
+                self.retry_at = Some(Instant::now() + RETRY_PAUSE);
+                self.problem(&format!("cannot create the Secret {name}: {error}")).await;
+            }
+        }
+    }
+
+    /// What an operator before this one has kept of this very datastore.
+    fn kept_passwords(&self) -> Option<Passwords> {
+        let secret = self.context.caches.secrets.get(&self.key.0, &resources::credentials_name(&self.key.1))?;
+        let uid = self.object.uid();
+        let is_its = secret.owner_references().iter().any(|owner| Some(&owner.uid) == uid.as_ref());
+        resources::kept_passwords(&secret).filter(|_| is_its)
+    }
+
+    /// Instances are told at once, and the Secret is written beside the loop: everything that was begun is begun again by an
+    /// operator that knows of an earlier state only, and nobody is refused by that.
+    fn use_passwords(&mut self, passwords: Option<Passwords>) {
+        self.passwords = passwords;
+        if self.passwords.is_some() {
+            self.credentials.send_modify(|credentials| {
+                credentials.number += 1;
+                credentials.passwords.clone_from(&self.passwords);
+                credentials.is_told = true;
+            });
+        }
+    }
+
+    async fn step_passwords(&mut self, wanted: &str, secret: &str) {
+        let Some(passwords) = self.passwords.as_ref().filter(|_| self.context.leadership.holds()) else { return };
+        let number = self.credentials.borrow().number;
+        let all_accept = self.pods.values().all(|pod| pod.knows(number));
+        let overlap_s = i64::from(self.object.spec.auth.rotation.overlap_seconds);
+        let Some((after, step)) = passwords.step(wanted, all_accept, overlap_s, Timestamp::now().as_second()) else {
+            return;
+        };
+        self.use_passwords(Some(after));
+        match step {
+            Step::Rotated { until_s } => {
+                let note = format!(
+                    "the password of the Secret {secret} is in force; the one before it is valid until {}",
+                    moment(until_s)
+                );
+                self.event(EventType::Normal, "PasswordRotated", &note).await;
+            }
+            Step::Retired => {
+                let note = "the time of the earlier password is over: it is not valid any more";
+                self.event(EventType::Normal, "PasswordRetired", note).await;
+            }
+            Step::Wanted | Step::Forgotten => {}
+        }
+    }
+
+    /// What the status says about the passwords.
+    pub(super) fn credentials_facts(&self) -> CredentialsFacts {
+        let number = self.credentials.borrow().number;
+        let names = |is: &dyn Fn(&PodInstance) -> bool| {
+            self.pods.iter().filter(|(_, pod)| is(pod)).map(|(name, _)| name.clone()).collect::<Vec<String>>()
+        };
+        CredentialsFacts {
+            secret: resources::password_source(&self.object).name,
+            missing: self.problems.of(THEME),
+            fingerprint: self.passwords.as_ref().map(Passwords::fingerprint),
+            is_rotating: self.passwords.as_ref().is_some_and(|passwords| passwords.next.is_some()),
+            previous_until_s: self.passwords.as_ref().and_then(Passwords::previous_until_s),
+            not_told: names(&|pod| !pod.knows(number)),
+            shut_out: names(&PodInstance::shuts_out),
         }
     }
 
@@ -75,7 +177,7 @@ impl Session {
             while let Some(state) = states.next().await {
                 match state {
                     Ok(state) => {
-                        publish.send_replace(state);
+                        publish.send_replace(Some(state));
                         bell.notify_one();
                     }
                     Err(error) => tracing::warn!("watching the Secret {secret}: {error}"),
@@ -84,9 +186,4 @@ impl Session {
         });
         PasswordWatch { secret: name.to_string(), seen, task }
     }
-}
-
-/// 160 bits from the kernel's random source.
-fn random_password() -> String {
-    crate::local::files::random_hex::<20>()
 }

@@ -85,6 +85,8 @@ impl Session {
             paused: self.paused(),
             applying: self.paused().is_none() && self.directives.are_on_their_way(),
             said: vec![self.directives.said(observed)],
+            credentials: self.credentials_facts(),
+            growth: self.growth(),
         };
         let before = self.object.status.clone().unwrap_or_default();
         let wanted = status(&before, &facts, observed, plan, Timestamp::now());

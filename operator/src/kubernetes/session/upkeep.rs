@@ -16,9 +16,11 @@ use super::{Failure, RETRY_PAUSE, Session, call};
 use crate::api::ReplicatedRedis;
 use crate::fault::{Point, point};
 use crate::kubernetes::Context;
+use crate::kubernetes::claims::{self, Asked};
 use crate::kubernetes::extras::{self, Applied, Monitored};
 use crate::kubernetes::objects::{Applier, ApplyError, Pending};
 use crate::observe::{Observed, Role};
+use crate::passwords::Passwords;
 use crate::plan::Plan;
 use crate::record::Target;
 use crate::resources::{self, ROLE_LABEL};
@@ -50,7 +52,7 @@ struct Inputs {
     restarted_at: Option<String>,
     image: Option<String>,
     config: bool,
-    password: Option<String>,
+    passwords: Option<Passwords>,
     leads_to: Option<String>,
     seen: u64,
 }
@@ -64,6 +66,7 @@ struct Upkept {
     outcome: Result<(), ApplyError>,
     /// The objects were tried: `outcome` says whether the spec can be carried out.
     tried: bool,
+    asked: Asked,
 }
 
 impl Session {
@@ -79,7 +82,7 @@ impl Session {
             restarted_at: self.object.annotations().get(resources::RESTARTED_AT).cloned(),
             image: self.image(),
             config: self.may_write_config(observed),
-            password: self.password.clone().filter(|_| self.paused().is_none()),
+            passwords: self.passwords.clone().filter(|_| self.paused().is_none()),
             leads_to: self.master_service_leads_to(plan, observed),
             seen: self.context.caches.hub.seen(&self.key),
         };
@@ -87,6 +90,7 @@ impl Session {
         // Kinds that were not installed may be by now.
         let again = matches!(self.upkeep.monitored, Some(Err(_)))
             && self.upkeep.tried_at.is_none_or(|at| at.elapsed() > TRY_AGAIN);
+        let again = again || self.storage.may_ask_again();
         let nothing_new = self.upkeep.kept.as_ref() == Some(&inputs) && !again;
         if labels.is_empty() && (nothing_new || !may_retry) {
             return;
@@ -97,7 +101,7 @@ impl Session {
             pods: inputs.pods,
             image: inputs.image.clone(),
             config: inputs.config,
-            password: inputs.password.clone(),
+            passwords: inputs.passwords.clone(),
             leads_to: inputs.leads_to.clone(),
             applied: std::mem::take(&mut self.upkeep.applied),
             extras: std::mem::take(&mut self.upkeep.extras),
@@ -117,6 +121,9 @@ impl Session {
         let Ok(done) = done.await else { return };
         self.upkeep.applied = done.applied;
         self.upkeep.extras = done.extras;
+        if done.tried {
+            self.on_asked(done.asked).await;
+        }
         // What did not get so far says nothing of it.
         if done.tried && (done.monitored.is_some() || !self.object.spec.monitoring.is_on()) {
             self.tell_of_monitoring(done.monitored).await;
@@ -207,7 +214,7 @@ struct Work {
     /// Whether the ConfigMap is written too.
     config: bool,
     /// `None` while there is none, or while nothing is to be changed.
-    password: Option<String>,
+    passwords: Option<Passwords>,
     leads_to: Option<String>,
     applied: Pending,
     extras: Applied,
@@ -227,17 +234,21 @@ impl Work {
                 break;
             }
         }
-        let tried = self.password.is_some() && self.image.is_some();
+        let tried = self.passwords.is_some() && self.image.is_some();
         let mut monitored = None;
-        if let (Some(password), Some(image), true) = (&self.password, &self.image, outcome.is_ok()) {
-            outcome = applier.everything(&self.object, self.pods, image, self.config, password).await;
+        if let (Some(passwords), Some(image), true) = (&self.passwords, &self.image, outcome.is_ok()) {
+            outcome = applier.everything(&self.object, self.pods, image, self.config, passwords).await;
             let (client, namespace, found) = (&context.client, &context.namespace, &context.found);
             let fenced;
             (fenced, monitored) = extras::apply(client, &self.object, namespace, found, &mut self.extras).await;
             outcome = outcome.and(fenced);
         }
+        let asked = match tried {
+            true => claims::keep(&context.client, &context.caches, &self.object).await,
+            false => Asked::default(),
+        };
         bell.notify_one();
-        Upkept { applied, extras: self.extras, monitored, outcome, tried }
+        Upkept { applied, extras: self.extras, monitored, outcome, tried, asked }
     }
 
     fn api<K>(&self) -> Api<K>

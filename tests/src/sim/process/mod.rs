@@ -237,6 +237,7 @@ impl Process {
             sync_refused: self.refused.into(),
             paused: now_ms < self.role.writes_wait_until(),
             token: now_ms,
+            last_save_ok: true,
         }
     }
 
