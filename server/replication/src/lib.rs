@@ -68,5 +68,5 @@ pub use link::{Event, Identity, Link, LinkError, Sync};
 pub use log::{CutOff, Log, ReaderId};
 pub use orders::{Answer, Effect, Obeyed, Order};
 pub use records::Record;
-pub use role::{Durable, Refusal, Reign, Role, RoleState};
+pub use role::{Access, Durable, Refusal, Reign, Role, RoleState};
 pub use snapshots::Snapshots;

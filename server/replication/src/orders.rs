@@ -11,18 +11,46 @@
 //! 5. reply.
 
 use crate::durable::{Durable, parse_hex16};
-use crate::role::{Refusal, Role, RoleState};
+use crate::role::{Access, Refusal, Role, RoleState};
 
 /// A subcommand with its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
     Status,
-    Promise { epoch: u64 },
-    Promote { epoch: u64, incarnation: u64, k: usize, members: Vec<u64> },
-    Lease { epoch: u64, incarnation: u64, duration_ms: u64, token_ms: u64 },
-    Follow { host: String, port: u16, epoch: u64 },
-    Handover { epoch: u64, timeout_ms: u64 },
+    Promise {
+        epoch: u64,
+    },
+    Promote {
+        epoch: u64,
+        incarnation: u64,
+        k: usize,
+        members: Vec<u64>,
+    },
+    Lease {
+        epoch: u64,
+        incarnation: u64,
+        duration_ms: u64,
+        token_ms: u64,
+    },
+    Follow {
+        host: String,
+        port: u16,
+        epoch: u64,
+    },
+    /// Follow a master that is none of ours.
+    FollowExternal {
+        host: String,
+        port: u16,
+        epoch: u64,
+        access: Access,
+    },
+    Handover {
+        epoch: u64,
+        timeout_ms: u64,
+    },
     AcceptMaster,
+    /// Have no role (R1).
+    Await,
 }
 
 /// What cannot be read; `Display` is the wire text.
@@ -62,8 +90,15 @@ impl Order {
                 port: u16::try_from(number(port)?).map_err(|_| OrderError::Port)?,
                 epoch: number(epoch)?,
             },
+            (b"followexternal", [host, port, epoch, password @ ..]) if password.len() <= 1 => Order::FollowExternal {
+                host: String::from_utf8_lossy(host).into_owned(),
+                port: u16::try_from(number(port)?).map_err(|_| OrderError::Port)?,
+                epoch: number(epoch)?,
+                access: Access { password: password.first().map(|text| String::from_utf8_lossy(text).into_owned()) },
+            },
             (b"handover", [epoch, timeout]) => Order::Handover { epoch: number(epoch)?, timeout_ms: number(timeout)? },
             (b"acceptmaster", []) => Order::AcceptMaster,
+            (b"await", []) => Order::Await,
             _ => return Err(OrderError::Unknown(String::from_utf8_lossy(word).into_owned())),
         })
     }
@@ -89,11 +124,13 @@ pub enum Effect {
     DropReplicas,
     /// R7: a new replication id, the old one is kept as the second; the epoch mark is the first record.
     BeginReign { epoch: u64 },
-    /// R8: attach to this master by PSYNC.
-    Follow { host: String, port: u16, epoch: u64 },
+    /// R8: attach to this master by PSYNC. `external`: it is none of ours, and is told neither epoch nor volume.
+    Follow { host: String, port: u16, epoch: u64, external: Option<Access> },
     /// The link is tried again at once.
     RetryLink,
-    /// Clients of a master that was one are to look for the new one.
+    /// R1: nothing is served or followed until the next role.
+    Await,
+    /// Clients are to look for another: this one is not any more what they came for.
     CloseClients,
 }
 
@@ -142,7 +179,13 @@ impl Role {
             }
             Order::Follow { host, port, epoch } => {
                 let changed = role.follow(host, *port, *epoch)?;
-                let follow = Effect::Follow { host: host.clone(), port: *port, epoch: *epoch };
+                let follow = Effect::Follow { host: host.clone(), port: *port, epoch: *epoch, external: None };
+                (if changed { self.left_behind_by_follow(follow) } else { vec![] }, Answer::Ok)
+            }
+            Order::FollowExternal { host, port, epoch, access } => {
+                let changed = role.follow_external(host, *port, *epoch, access.clone())?;
+                let external = Some(access.clone());
+                let follow = Effect::Follow { host: host.clone(), port: *port, epoch: *epoch, external };
                 (if changed { self.left_behind_by_follow(follow) } else { vec![] }, Answer::Ok)
             }
             Order::Handover { epoch, timeout_ms } => {
@@ -152,6 +195,10 @@ impl Role {
             Order::AcceptMaster => {
                 role.accept_once = true;
                 (vec![Effect::RetryLink], Answer::Ok)
+            }
+            Order::Await => {
+                let had_a_role = role.give_up();
+                (if had_a_role { self.left_behind_by_await() } else { vec![] }, Answer::Ok)
             }
         };
         let persist = (role.durable != self.durable).then(|| role.durable.clone());
@@ -165,6 +212,11 @@ impl Role {
             RoleState::Master(_) => vec![Effect::SettleWrites],
             RoleState::Replica { .. } => vec![Effect::DropLink],
         }
+    }
+
+    fn left_behind_by_await(&self) -> Vec<Effect> {
+        let first = if let RoleState::Master(_) = self.state { Effect::SettleWrites } else { Effect::DropLink };
+        vec![first, Effect::DropReplicas, Effect::Await, Effect::CloseClients]
     }
 
     fn left_behind_by_follow(&self, follow: Effect) -> Vec<Effect> {
@@ -199,6 +251,13 @@ mod tests {
             Ok(Order::Lease { epoch: 7, incarnation: 255, duration_ms: 2000, token_ms: 55 })
         );
         assert_eq!(parse("follow h 6379 7"), Ok(Order::Follow { host: "h".into(), port: 6379, epoch: 7 }));
+        let access = |password: Option<&str>| Access { password: password.map(String::from) };
+        for (line, password) in [("followexternal h 6379 7", None), ("FOLLOWEXTERNAL h 6379 7 s3cret", Some("s3cret"))]
+        {
+            let (host, access) = ("h".into(), access(password));
+            assert_eq!(parse(line), Ok(Order::FollowExternal { host, port: 6379, epoch: 7, access }));
+        }
+        assert_eq!(format!("{:?}", access(Some("s3cret"))), "with a password", "it is not for logs");
         assert_eq!(parse("HANDOVER 7 500"), Ok(Order::Handover { epoch: 7, timeout_ms: 500 }));
         assert_eq!(parse("acceptmaster"), Ok(Order::AcceptMaster));
         let unknown = |word: &str| OrderError::Unknown(word.into());
@@ -211,6 +270,8 @@ mod tests {
             ("PROMOTE 1 ff 0 0000000000000001", OrderError::NotHex),
             ("PROMOTE 1 00000000000000fg 0 0000000000000001", OrderError::NotHex),
             ("FOLLOW h 70000 1", OrderError::Port),
+            ("FOLLOWEXTERNAL h 70000 1", OrderError::Port),
+            ("FOLLOWEXTERNAL h 7000 1 p x", unknown("FOLLOWEXTERNAL")),
             ("FROB", unknown("FROB")),
         ] {
             assert_eq!(parse(line), Err(want), "{line}");
@@ -294,11 +355,34 @@ mod tests {
     #[test]
     fn r8_follow_is_stored_and_repeating_it_is_harmless() {
         let mut role = fresh();
-        let follow = Effect::Follow { host: "h".into(), port: 1, epoch: 3 };
+        let follow = Effect::Follow { host: "h".into(), port: 1, epoch: 3, external: None };
         let obeyed = obey(&mut role, "FOLLOW h 1 3");
         assert_eq!((obeyed.effects, obeyed.persist.map(|d| d.promised)), (vec![follow], Some(3)));
         let obeyed = obey(&mut role, "FOLLOW h 1 3");
         assert_eq!((obeyed.effects, obeyed.persist), (vec![], None));
+    }
+
+    /// The operator's data sets begin with one of another's.
+    #[test]
+    fn r8_one_who_follows_a_master_that_is_none_of_ours_serves_the_others_of_its_epoch() {
+        let mut role = fresh();
+        obey(&mut role, "PROMISE 1");
+        let obeyed = obey(&mut role, "FOLLOWEXTERNAL h 1 1 s3cret");
+        let access = Access { password: Some("s3cret".into()) };
+        assert_eq!(obeyed.effects, [Effect::Follow { host: "h".into(), port: 1, epoch: 1, external: Some(access) }]);
+        assert_eq!(role.may_serve(Some(1)), Err(Refusal::NotMaster(0)), "it has nothing to give yet");
+        assert!(role.on_caught_up());
+        assert_eq!((role.may_serve(Some(1)), role.may_serve(None)), (Ok(()), Ok(())));
+        assert_eq!(role.may_serve(Some(2)), Err(Refusal::NotMaster(0)));
+        assert!(!role.may_write(100), "nobody takes writes in that epoch");
+        let repeated = obey(&mut role, "FOLLOWEXTERNAL h 1 1 s3cret");
+        assert_eq!(repeated.effects, []);
+        assert_ne!(obey(&mut role, "FOLLOWEXTERNAL h 1 1 another").effects, [], "the password has changed");
+        // The election that ends it.
+        assert_eq!(obey(&mut role, "PROMISE 2").effects, [Effect::DropLink]);
+        assert_eq!(role.may_serve(Some(1)), Err(Refusal::NotMaster(0)));
+        obey(&mut role, "PROMOTE 2 00000000000000ff 0 0000000000000001");
+        assert!(role.may_write(100));
     }
 
     #[test]
@@ -319,6 +403,26 @@ mod tests {
         assert_eq!((obeyed.effects, obeyed.answer), (vec![Effect::SettleWrites], Answer::Offset));
         assert!(!role.may_write(599) && role.may_write(600));
         assert_eq!(role.writes_wait_until(), 600);
+    }
+
+    /// The operator was asked to take it out of service.
+    #[test]
+    fn r1_one_who_gives_its_role_up_serves_nothing_until_it_is_given_one() {
+        let mut role = fresh();
+        assert_eq!(obey(&mut role, "AWAIT").effects, [], "it has none");
+        obey(&mut role, "FOLLOW h 1 1");
+        let effects = obey(&mut role, "AWAIT").effects;
+        assert_eq!(effects, [Effect::DropLink, Effect::DropReplicas, Effect::Await, Effect::CloseClients]);
+        assert!(!role.acknowledge(100) && role.durable.promised == 1, "nothing is granted, and no promise forgotten");
+        assert_ne!(obey(&mut role, "FOLLOW h 1 1").effects, []);
+        let mut role = fresh();
+        obey(&mut role, "PROMISE 1");
+        obey(&mut role, PROMOTE);
+        assert!(role.may_write(100));
+        assert_eq!(obey(&mut role, "AWAIT").effects[0], Effect::SettleWrites);
+        assert!(!role.may_write(100) && role.may_serve(Some(1)).is_err());
+        obey(&mut role, PROMOTE);
+        assert!(role.may_write(100), "back in service, in the epoch that nobody else was master of");
     }
 
     #[test]

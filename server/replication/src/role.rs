@@ -9,14 +9,22 @@
 //!     │                    └────────── PROMOTE e' ──────────┤   │
 //!     └──────────────────── FOLLOW m e ─────────────────────►───┘
 //! ```
+//! AWAIT leads back from each to Awaiting: a person has taken the instance out of service.
+//!
 //! A role is *in force* while its epoch is the promised one. `promised` only rises; between a promise and the next role
 //! nothing is in force: no write, no acknowledgement, no grant, nothing applied (R2).
 //!
 //! What [`Durable`] holds is on the disk before an answer goes out, see [`Role::obey`] in `orders`.
 //!
+//! A replica may be told to follow a master that is not one of ours ([`Access`], `FOLLOWEXTERNAL`): before the cluster has
+//! had a master of its own. It is the one of its epoch, as a master would be: the others follow it. Nobody is master in
+//! that epoch, so nobody takes writes, and its acknowledgements bind nobody. The election that ends it is one like every
+//! other.
+//!
 //! `now_ms` is of a clock that also counts suspend: a lease that ran out while the machine slept has run out (R3).
 
 use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 
 pub use crate::durable::Durable;
 
@@ -36,7 +44,25 @@ fn outlasting(lease_ms: u64) -> u64 {
 pub enum RoleState {
     Awaiting,
     Master(Reign),
-    Replica { epoch: u64, host: String, port: u16 },
+    /// `external`: the master is none of ours.
+    Replica {
+        epoch: u64,
+        host: String,
+        port: u16,
+        external: Option<Access>,
+    },
+}
+
+/// How a master that is none of ours lets its replicas in.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Access {
+    pub password: Option<String>,
+}
+
+impl fmt::Debug for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.password.is_some() { "with a password" } else { "without a password" })
+    }
 }
 
 /// A master's epoch.
@@ -177,8 +203,16 @@ impl Role {
     }
 
     /// R1: may a replica be served that was told to follow a master of epoch `wanted`? `None`: one that is not managed,
-    /// to which epochs mean nothing. A refusal names the epoch that this instance is master of.
+    /// to which epochs mean nothing. A refusal names the epoch that this instance is master of. In an epoch in which a master
+    /// that is none of ours is followed, the one that follows it serves the others, as a master would, once it has caught up.
     pub fn may_serve(&self, wanted: Option<u64>) -> Result<(), Refusal> {
+        if let RoleState::Replica { epoch, external: Some(_), .. } = self.state
+            && self.may_follow()
+            && self.caught_up
+            && wanted.is_none_or(|wanted| wanted == epoch)
+        {
+            return Ok(());
+        }
         match self.reign() {
             Some(reign) if wanted.is_none_or(|wanted| wanted == reign.epoch) => Ok(()),
             Some(reign) => Err(Refusal::NotMaster(reign.epoch)),
@@ -226,11 +260,20 @@ impl Role {
 
     /// R8. `true` if the master or the epoch is another than before; repeating the same is harmless.
     pub fn follow(&mut self, host: &str, port: u16, epoch: u64) -> Result<bool, Refusal> {
+        self.attach(host, port, epoch, None)
+    }
+
+    /// As [`Role::follow`], to a master that is none of ours.
+    pub fn follow_external(&mut self, host: &str, port: u16, epoch: u64, access: Access) -> Result<bool, Refusal> {
+        self.attach(host, port, epoch, Some(access))
+    }
+
+    fn attach(&mut self, host: &str, port: u16, epoch: u64, external: Option<Access>) -> Result<bool, Refusal> {
         if epoch < self.durable.promised || matches!(&self.state, RoleState::Master(reign) if reign.epoch >= epoch) {
             return Err(Refusal::StaleEpoch(self.durable.promised));
         }
         self.durable.promised = epoch;
-        let state = RoleState::Replica { epoch, host: host.into(), port };
+        let state = RoleState::Replica { epoch, host: host.into(), port, external };
         let changed = state != self.state;
         if changed {
             self.state = state;
@@ -239,6 +282,15 @@ impl Role {
             (self.paused_until, self.election_until) = (0, 0);
         }
         Ok(changed)
+    }
+
+    /// R1: it has no role any more, as if it had just started, but that it knows what it holds and what it has granted. `true`
+    /// if it had one.
+    pub fn give_up(&mut self) -> bool {
+        self.caught_up = false;
+        self.catch_up_offset = None;
+        (self.paused_until, self.election_until) = (0, 0);
+        std::mem::replace(&mut self.state, RoleState::Awaiting) != RoleState::Awaiting
     }
 
     /// R3: the operator's lease, counted from `token_ms`, the moment at which this master sent its request.

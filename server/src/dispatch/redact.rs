@@ -15,6 +15,7 @@ pub(super) fn is_secret(args: Args<'_>, i: usize) -> bool {
     match () {
         () if is(0, "auth") => i >= 1,
         () if is(0, "hello") => i >= 3 && follows("auth", 2),
+        () if is(0, "replicated") && is(1, "followexternal") => i >= 5,
         () if is(0, "acl") && is(1, "setuser") => i >= 2,
         () if is(0, "config") && is(1, "set") => {
             let name = args.get(i.wrapping_sub(1)).map(String::from_utf8_lossy).unwrap_or_default();
@@ -43,6 +44,7 @@ mod tests {
         assert_eq!(shown("AUTH pw"), "AUTH (redacted)");
         assert_eq!(shown("auth default pw"), "auth (redacted) (redacted)");
         assert_eq!(shown("HELLO 3 AUTH default pw SETNAME me"), "HELLO 3 AUTH (redacted) (redacted) SETNAME me");
+        assert_eq!(shown("REPLICATED FOLLOWEXTERNAL h 1 7 pw"), "REPLICATED FOLLOWEXTERNAL h 1 7 (redacted)");
         assert_eq!(shown("ACL SETUSER default >pw"), "ACL SETUSER (redacted) (redacted)");
         assert_eq!(
             shown("CONFIG SET RequirePass pw maxclients 5 masterauth requirepass"),

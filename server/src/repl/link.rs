@@ -82,7 +82,10 @@ impl Link<'_> {
     fn limit(&self) -> Duration {
         let settings = self.server.settings();
         let limit = Duration::from_secs(settings.repl_timeout as u64);
-        let streams = self.target.epoch.is_some() && self.server.repl.link_up();
+        // Without any mark it is no master of ours: one that is followed from outside speaks as often as it likes, and so
+        // does who follows it.
+        let is_ours = self.target.external.is_none() && self.server.repl.log.lock().history.epoch > 0;
+        let streams = self.target.epoch.is_some() && is_ours && self.server.repl.link_up();
         if streams { limit.min(Duration::from_millis(settings.managed_lease_ms as u64)) } else { limit }
     }
 
@@ -171,7 +174,10 @@ impl Link<'_> {
         self.stream = Some(stream);
         self.server.repl.link.enter(Phase::Handshake);
         let stream_db = self.handshake().await?;
-        if let Some(end) = self.machine.master_end() {
+        // A master that is none of ours does not say how far it is. What it had when it sent its data set is here; after a
+        // partial resync the operator compares its end with ours before it is given up.
+        let attached = self.target.external.is_some().then(|| self.server.repl.log.lock().log.end());
+        if let Some(end) = self.machine.master_end().or(attached) {
             let mut role = self.server.repl.role.lock();
             if self.is_in_force(&role) {
                 role.on_attached(end);
@@ -186,12 +192,17 @@ impl Link<'_> {
         let settings = self.server.settings();
         let given = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         let port = if settings.replica_announce_port == 0 { settings.port } else { settings.replica_announce_port };
+        let (user, password) = match &self.target.external {
+            Some(access) => (None, access.password.clone()),
+            None => (given(&settings.masteruser), given(&settings.masterauth)),
+        };
+        let own_epoch = self.target.epoch.filter(|_| self.target.external.is_none());
         Identity {
-            user: given(&settings.masteruser),
-            password: given(&settings.masterauth),
+            user,
+            password,
             port: u16::try_from(port).unwrap_or(0),
             announce_ip: given(&settings.replica_announce_ip),
-            managed: self.target.epoch.map(|epoch| (epoch, self.server.repl.role.lock().durable.volume)),
+            managed: own_epoch.map(|epoch| (epoch, self.server.repl.role.lock().durable.volume)),
             // The new master is told to take the role by the request to follow it.
             failover: self.server.repl.failover.lock().is_in_progress(),
         }

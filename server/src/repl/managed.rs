@@ -129,8 +129,11 @@ fn carry_out(ctx: &ServerCtx<'_>, effect: Effect) {
             log.history.marked(epoch);
             tracing::info!("Promoted to master of epoch {epoch}");
         }
-        Effect::Follow { host, port, epoch } => repl.follow(Target { host, port, epoch: Some(epoch) }),
+        Effect::Follow { host, port, epoch, external } => {
+            repl.follow(Target { host, port, epoch: Some(epoch), external });
+        }
         Effect::RetryLink => repl.target_changed.notify_one(),
+        Effect::Await => repl.set_target(None),
         Effect::CloseClients => server.clients.kill_normal(ctx.session.client.id),
     }
 }

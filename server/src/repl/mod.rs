@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use replication::replicaof::{self, Change, Replicaof};
-use replication::{Ack, Acks, Failover, History, Log, ReplId, Role, RoleState, records};
+use replication::{Access, Ack, Acks, Failover, History, Log, ReplId, Role, RoleState, records};
 use tokio::sync::Notify;
 
 use crate::clock;
@@ -72,6 +72,8 @@ pub struct Target {
     pub port: u16,
     /// Epoch of a managed instance.
     pub epoch: Option<u64>,
+    /// Of a managed instance: the master is none of ours, and lets it in like this.
+    pub external: Option<Access>,
 }
 
 /// How far the link to the master is, in ROLE's words.
@@ -373,7 +375,9 @@ impl Replication {
                     self.set_mode(MASTER);
                     tracing::info!("MASTER MODE enabled");
                 }
-                Change::Follow(replicaof::Target { host, port }) => self.follow(Target { host, port, epoch: None }),
+                Change::Follow(replicaof::Target { host, port }) => {
+                    self.follow(Target { host, port, epoch: None, external: None })
+                }
             }
         }
         done.reply

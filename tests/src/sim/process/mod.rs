@@ -182,7 +182,7 @@ impl Process {
         match effect {
             // Writes are whole here.
             Effect::SettleWrites => {}
-            Effect::DropLink => self.fail(&LinkError::Changed, now_ms),
+            Effect::DropLink | Effect::Await => self.fail(&LinkError::Changed, now_ms),
             Effect::DropReplicas => self.drop_replicas(),
             Effect::BeginReign { epoch } => {
                 let id = ReplId::from_random(self.rng.id());
