@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use resp::Value;
 use thiserror::Error;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -48,10 +48,10 @@ impl ClientError {
     }
 }
 
-/// One authenticated connection to a server.
+/// One authenticated connection to a server, over TCP or whatever else leads there.
 #[derive(Debug)]
-pub struct Client {
-    stream: TcpStream,
+pub struct Client<S = TcpStream> {
+    stream: S,
     pending: Vec<u8>,
     reply_timeout: Duration,
 }
@@ -71,6 +71,13 @@ impl Client {
             .await
             .map_err(|_| ClientError::TimedOut(reply_timeout))??;
         stream.set_nodelay(true)?;
+        Client::over(stream, password, reply_timeout).await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
+    /// As [`Client::connect`], over a stream that is there.
+    pub async fn over(stream: S, password: Option<&str>, reply_timeout: Duration) -> Result<Client<S>, ClientError> {
         let mut client = Client { stream, pending: Vec::new(), reply_timeout };
         if let Some(password) = password {
             client.call(&["AUTH", password]).await?;
@@ -170,10 +177,29 @@ impl Client {
         self.call(&["REPLICATED", "FOLLOW", host, &port.to_string(), &epoch.to_string()]).await.map(drop)
     }
 
+    /// `REPLICATED FOLLOWEXTERNAL`: attach, under `epoch`, to a master that is none of ours.
+    pub async fn follow_external(
+        &mut self,
+        host: &str,
+        port: u16,
+        epoch: u64,
+        password: Option<&str>,
+    ) -> Result<(), ClientError> {
+        let (port, epoch) = (port.to_string(), epoch.to_string());
+        let mut args = vec!["REPLICATED", "FOLLOWEXTERNAL", host, &port, &epoch];
+        args.extend(password);
+        self.call(&args).await.map(drop)
+    }
+
     /// `REPLICATED HANDOVER` (rule R10): the master pauses writes for at most `timeout_ms` and names its final offset.
     pub async fn handover(&mut self, epoch: u64, timeout_ms: u64) -> Result<u64, ClientError> {
         let reply = self.call(&["REPLICATED", "HANDOVER", &epoch.to_string(), &timeout_ms.to_string()]).await?;
         unsigned(&reply)
+    }
+
+    /// `REPLICATED AWAIT` (rule R1): have no role until the next one is given.
+    pub async fn await_role(&mut self) -> Result<(), ClientError> {
+        self.call(&["REPLICATED", "AWAIT"]).await.map(drop)
     }
 
     /// `REPLICATED ACCEPTMASTER`: let the next full resync pass the history fence once.

@@ -3,6 +3,7 @@
 //! - [`api`]: what a person writes. [`record`]: what all operators agree on. [`observe`]: what is seen.
 //! - [`plan`]: what to do, as a pure function of the three. Nothing else decides roles.
 //! - [`local`] carries plans out with processes of this machine, [`kubernetes`] with pods.
+//! - [`plugin`]: `kubectl rr`.
 //! - What both need: [`client`] and [`link`] (the conversation with a server), [`tenure`], [`change`], [`config`], [`directives`], [`clock`], [`fault`].
 
 pub mod api;
@@ -20,6 +21,7 @@ pub mod metrics;
 pub mod observe;
 pub mod passwords;
 pub mod plan;
+pub mod plugin;
 pub mod record;
 pub mod resources;
 pub mod status;

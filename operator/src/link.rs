@@ -304,8 +304,12 @@ impl<P: Lives> Talk<P> {
                 client.lease(*epoch, incarnation, *duration_ms, *token).await.map(drop)
             }
             Order::Follow { host, port, epoch } => client.follow(host, *port, *epoch).await,
+            Order::FollowExternal { host, port, epoch, password } => {
+                client.follow_external(host, *port, *epoch, password.as_ref().map(|p| p.0.as_str())).await
+            }
             Order::Handover { epoch, timeout_ms } => client.handover(*epoch, *timeout_ms).await.map(drop),
             Order::AcceptMaster => client.accept_master().await,
+            Order::Await => client.await_role().await,
         };
         let broken = result.as_ref().err().filter(|error| !error.keeps_connection()).map(ToString::to_string);
         let instance = self.peer.instance.clone();

@@ -1,6 +1,7 @@
 //! What is seen of a cluster at one moment: plain values, whoever collected them.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use crate::record::Record;
 
@@ -127,9 +128,55 @@ pub struct Observed {
     /// When the present election began, as this operator knows it.
     pub election_since_ms: Option<u64>,
     pub allow_data_loss: bool,
+    /// A master that is none of ours, which is followed until there has been one of its own.
+    pub external: Option<External>,
+    /// Instances that a person has taken out of service: they are given no role, and give theirs up.
+    pub fenced: BTreeSet<String>,
+}
+
+/// `bootstrap.externalMaster`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct External {
+    pub host: String,
+    pub port: u16,
+    pub password: Option<Password>,
+    /// The password has been read, or none is needed.
+    pub ready: bool,
+    /// The end of its history when it was last asked, if it answers this operator.
+    pub offset: Option<u64>,
+    pub promotion: Promotion,
+}
+
+/// When a datastore that follows an external master gets one of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Promotion {
+    /// When a person says so.
+    #[default]
+    Later,
+    /// As soon as every instance holds what the external master has.
+    WhenSynced,
+    /// A person said so: as soon as the one that follows holds what the external master has.
+    Asked,
+    /// A person said so, whether or not the external master is there.
+    Now,
+}
+
+/// Not for logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(pub String);
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(a password)")
+    }
 }
 
 impl Observed {
+    /// There has been no master yet: an external one is followed.
+    pub fn external_is_followed(&self) -> bool {
+        self.external.is_some() && self.record.as_ref().is_none_or(|r| !r.initialized)
+    }
+
     /// The status of an instance if it is running and answers.
     pub fn answering(&self, name: &str) -> Option<&Status> {
         let instance = self.instances.get(name)?;

@@ -3,10 +3,16 @@
 //! Everything in it changes with a transition only, never with the traffic, so that a datastore that is well is not written
 //! about (the lag is given in powers of two).
 
+mod bootstrap;
+
+pub use bootstrap::bootstrap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::{AuthStatus, InstanceStatus, Phase, ReplicatedRedisStatus, UpdateState, UpdateStatus};
+use crate::api::{
+    AuthStatus, BootstrapPhase, BootstrapStatus, InstanceStatus, Phase, ReplicatedRedisStatus, UpdateState,
+    UpdateStatus,
+};
 use crate::observe::{Instance, Observed, Role};
 use crate::plan::Plan;
 use crate::record::Target;
@@ -87,7 +93,10 @@ pub fn status(
         Some(_) => Some(Time(now)),
         None => None,
     };
-    let conditions = conditions(facts, observed, plan, writable, ready_replicas);
+    let bootstrap = bootstrap(before.bootstrap.as_ref(), observed, plan);
+    let mut conditions = conditions(facts, observed, plan, writable, ready_replicas);
+    conditions.extend(bootstrap.as_ref().map(bootstrapped));
+    conditions.extend(fenced(observed));
     ReplicatedRedisStatus {
         observed_generation: facts.generation,
         phase: phase(facts, observed, plan, writable, ready_replicas),
@@ -106,6 +115,7 @@ pub fn status(
             applied_secret_hash,
             previous_valid_until: facts.credentials.previous_until_s.map(|until| Time(moment(until))),
         }),
+        bootstrap,
         record: before.record.clone(),
     }
 }
@@ -114,6 +124,7 @@ fn phase(facts: &Facts, observed: &Observed, plan: &Plan, writable: bool, ready_
     let record = observed.record.as_ref();
     match record.and_then(|r| r.target.as_ref()) {
         _ if facts.stalled.is_some() => Phase::Failed,
+        _ if observed.external_is_followed() && record.is_some_and(|r| r.master.is_some()) => Phase::Following,
         _ if record.is_none_or(|r| !r.initialized) => Phase::Pending,
         Some(_) if plan.summary.starts_with("NoMemberHasData") => Phase::Unavailable,
         Some(Target::Pending {}) => Phase::FailingOver,
@@ -150,6 +161,7 @@ fn conditions(facts: &Facts, o: &Observed, plan: &Plan, writable: bool, ready_re
         _ if plan.summary.starts_with("NoMemberHasData") => {
             say("MasterAvailable", false, "NoMemberHasData", &plan.summary)
         }
+        Some(_) if o.external_is_followed() => say("MasterAvailable", false, "FollowsExternalMaster", &plan.summary),
         _ if o.record.is_none() => say("MasterAvailable", false, "Starting", &plan.summary),
         _ if electing => say("MasterAvailable", false, "Electing", &plan.summary),
         _ => say("MasterAvailable", false, "NoMaster", &plan.summary),
@@ -280,6 +292,26 @@ fn credentials(facts: &CredentialsFacts) -> Said {
         _ => (true, "Applied", format!("the password of the Secret {secret} is in force")),
     };
     Said { kind: "CredentialsApplied", holds, reason: reason.to_string(), message }
+}
+
+/// Whether the data of an external master is here and the datastore has a master of its own.
+fn bootstrapped(said: &BootstrapStatus) -> Said {
+    let reason = match said.phase {
+        BootstrapPhase::Connecting => "Connecting",
+        BootstrapPhase::Syncing => "Syncing",
+        BootstrapPhase::Following => "Following",
+        BootstrapPhase::Promoting => "Promoting",
+        BootstrapPhase::Completed => "Completed",
+    };
+    let holds = said.phase == BootstrapPhase::Completed;
+    Said { kind: "Bootstrapped", holds, reason: reason.into(), message: said.message.clone() }
+}
+
+/// Which instances a person has taken out of service, if any.
+fn fenced(o: &Observed) -> Option<Said> {
+    let names: Vec<&str> = o.fenced.iter().map(String::as_str).collect();
+    let message = format!("out of service by replicated-redis.io/fenced-instances: {}", names.join(", "));
+    (!names.is_empty()).then_some(Said { kind: "Fenced", holds: true, reason: "Asked".into(), message })
 }
 
 /// The time of a condition is that of its last change between true and false.

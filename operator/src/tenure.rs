@@ -96,6 +96,8 @@ impl Tenure {
             switchover,
             election_since_ms: self.election_since_ms,
             allow_data_loss: self.allow_data_loss,
+            external: None,
+            fenced: BTreeSet::new(),
         }
     }
 }

@@ -101,6 +101,7 @@ tag=$(sed -nE 's/^version = "(.*)"/\1/p' ../../Cargo.toml)
 for program in replicated-redis-server replicated-redis-operator; do
 	./image.sh "$run/images/$program.tar" "localhost/$program:$tag" "$target/$program"
 done
+./image.sh "$run/images/redis-server.tar" "localhost/redis-server:$tag" "$(command -v redis-server)"
 ./image.sh "$run/images/client.tar" "localhost/replicated-redis-client:$tag" "$(command -v redis-cli)" "$(command -v busybox)"
 for ((n = 1; n <= nodes; n++)); do ./node.sh up $n; done
 wait_for 60 "the API server" kubectl get --raw /readyz

@@ -6,6 +6,7 @@
 #![expect(unreachable_pub, reason = "KubeSchema repeats the types in a place of its own")]
 
 mod auth;
+mod bootstrap;
 mod manifest;
 mod observability;
 mod placement;
@@ -22,6 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use auth::Rotation;
+pub use bootstrap::{Bootstrap, BootstrapPhase, BootstrapStatus, ExternalMaster, Promote};
 pub use manifest::{ManifestError, parse_manifest};
 pub use observability::{
     Monitoring, NetworkPolicyMode, NetworkPolicyTemplate, PodMonitorTemplate, PrometheusRuleTemplate,
@@ -44,6 +46,8 @@ pub use update::{DefaultImage, Reconciliation, Update, UpdateState, UpdateStatus
     derive = "PartialEq",
     validation = Rule::new("self.metadata.name.size() <= 50")
         .message("metadata.name may have at most 50 characters, because names of pods and Services are made from it"),
+    validation = Rule::new("!has(oldSelf.status) || !has(oldSelf.status.record) || !oldSelf.status.record.initialized || (has(self.spec.bootstrap) == has(oldSelf.spec.bootstrap) && (!has(self.spec.bootstrap) || self.spec.bootstrap == oldSelf.spec.bootstrap))")
+        .message("spec.bootstrap cannot be changed once the datastore has had a master: it says where the first data came from"),
     scale(
         spec_replicas_path = ".spec.replicas",
         status_replicas_path = ".status.replicas",
@@ -123,6 +127,10 @@ pub struct ReplicatedRedisSpec {
     /// Who may connect to the instances.
     #[serde(default)]
     pub network_policy: NetworkPolicyTemplate,
+    /// Where the data of a new datastore comes from; without it, it begins empty. It cannot be changed once there has been a
+    /// master. Not in local mode.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<Bootstrap>,
 }
 
 fn default_replicas() -> i32 {

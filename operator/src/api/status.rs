@@ -5,7 +5,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::UpdateStatus;
+use super::{BootstrapStatus, UpdateStatus};
 use crate::record::Record;
 
 /// What the operator observed, and its record.
@@ -49,8 +49,12 @@ pub struct ReplicatedRedisStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub instances: Vec<InstanceStatus>,
+    /// How far spec.bootstrap is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<BootstrapStatus>,
     /// Ready, Reconciling, Stalled, MasterAvailable, ReplicationHealthy, FailoverReady, RestartRequired, Paused, ConfigApplied,
-    /// CredentialsApplied, StorageResizing, PersistenceHealthy; Monitored where spec.monitoring asks for anything.
+    /// CredentialsApplied, StorageResizing, PersistenceHealthy; Monitored where spec.monitoring asks for anything, Bootstrapped
+    /// where spec.bootstrap is, Fenced where instances were taken out of service.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
@@ -67,6 +71,8 @@ pub enum Phase {
     /// There has been no master yet.
     #[default]
     Pending,
+    /// There has been no master yet: an external one is followed, see status.bootstrap.
+    Following,
     Ready,
     /// There is a master, but not every replica follows it.
     Degraded,

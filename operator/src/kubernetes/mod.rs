@@ -26,7 +26,7 @@ use kube::runtime::events::Reporter;
 
 use crate::metrics::Metrics;
 
-pub use session::{ALLOW_DATA_LOSS, CONTINUE_UPDATE, SWITCHOVER};
+pub use session::{ALLOW_DATA_LOSS, CONTINUE_UPDATE, FENCED, PROMOTE, SWITCHOVER, fenced_instances};
 pub use start::{RunArgs, execute};
 
 /// What all sessions share.

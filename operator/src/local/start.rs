@@ -144,6 +144,9 @@ async fn run(args: RunArgs) -> Result<()> {
 pub(super) fn read_manifest(content: &str, path: &Path) -> Result<ReplicatedRedis> {
     let origin = path.display().to_string();
     let manifest = parse_manifest(content, &origin)?;
+    if manifest.spec.bootstrap.is_some() {
+        bail!("{origin}: spec.bootstrap: local mode begins empty; an external master is followed on Kubernetes only");
+    }
     config::check_extra(&manifest.spec.config).with_context(|| origin)?;
     Ok(manifest)
 }

@@ -7,7 +7,7 @@ use crate::observe::{Observed, Role, Status};
 use crate::record::{Holder, Member, Previous, Record, Target};
 
 /// An answer older than this does not show that an instance is alive at the moment of the choice, ms.
-const FRESH_MS: u64 = 1500;
+pub(super) const FRESH_MS: u64 = 1500;
 
 /// An instance that has promised the epoch that is being made.
 struct Promised<'o> {
@@ -191,7 +191,12 @@ fn choose<'p, 'o>(
         if promised.len() < record.members.len() {
             return Err("waiting for every member to answer before the first master is chosen".into());
         }
-        let preferred = o.wanted.iter().find_map(|name| promised.iter().find(|p| p.name == name));
+        // Data that an external master gave, where one was followed before: then the most of it.
+        let held =
+            |p: &Promised<'o>| if p.status.has_data { (p.status.history_epoch, p.status.offset) } else { (0, 0) };
+        let place = |p: &Promised<'o>| o.wanted.iter().position(|w| w == p.name);
+        let candidates = promised.iter().filter(|p| place(p).is_some() && !p.status.loading && !p.status.syncing);
+        let preferred = candidates.max_by_key(|p| (p.status.has_data, held(p), std::cmp::Reverse(place(p))));
         return preferred.ok_or_else(|| "no member may be chosen".into());
     }
     let wanted = match target {

@@ -5,23 +5,52 @@
 //! again. So nothing is remembered between two plans but the record, and an operator may die between any two actions.
 
 mod election;
+mod external;
 mod members;
 pub mod rollout;
 #[cfg(test)]
 mod tests;
 
-use crate::observe::{Observed, Role, Status};
+use crate::observe::{Observed, Password, Role, Status};
 use crate::record::{Holder, Member, Record, Target};
 
 /// An order to an instance: one `REPLICATED …` command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Order {
-    Promise { epoch: u64 },
-    Promote { epoch: u64, incarnation: String, write_quorum: u32, volumes: Vec<String> },
-    Lease { epoch: u64, incarnation: String, duration_ms: u64, token: u64 },
-    Follow { host: String, port: u16, epoch: u64 },
-    Handover { epoch: u64, timeout_ms: u64 },
+    Promise {
+        epoch: u64,
+    },
+    Promote {
+        epoch: u64,
+        incarnation: String,
+        write_quorum: u32,
+        volumes: Vec<String>,
+    },
+    Lease {
+        epoch: u64,
+        incarnation: String,
+        duration_ms: u64,
+        token: u64,
+    },
+    Follow {
+        host: String,
+        port: u16,
+        epoch: u64,
+    },
+    /// Follow a master that is none of ours.
+    FollowExternal {
+        host: String,
+        port: u16,
+        epoch: u64,
+        password: Option<Password>,
+    },
+    Handover {
+        epoch: u64,
+        timeout_ms: u64,
+    },
     AcceptMaster,
+    /// Have no role.
+    Await,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,10 +125,14 @@ pub fn plan(o: &Observed, now_ms: u64) -> Plan {
         plan.summary = "taking over from another operator".into();
         return plan;
     }
-    if record.target.is_some() {
-        election::step(o, record, now_ms, &mut plan);
-    } else {
-        reign(o, record, now_ms, &mut plan);
+    if record.target.is_none() {
+        fence_others(o, record, &mut plan);
+    }
+    match (external::followed(o, record), &record.target) {
+        (Some(source), Some(_)) => external::elect(o, record, source, now_ms, &mut plan),
+        (Some(source), None) => external::reign(o, record, source, now_ms, &mut plan),
+        (None, Some(_)) => election::step(o, record, now_ms, &mut plan),
+        (None, None) => reign(o, record, now_ms, &mut plan),
     }
     remove_unwanted(o, record, &mut plan);
     plan
@@ -113,7 +146,8 @@ fn first_record(o: &Observed, plan: &mut Plan) {
         match o.answering(name) {
             Some(status) if !status.loading => {
                 members.push(Member { name: name.clone(), volume: status.volume.clone() });
-                data |= status.has_data;
+                // What an external master gave bears no mark of ours: it is followed on.
+                data |= status.has_data && (o.external.is_none() || status.history_epoch > 0);
                 promised = promised.max(status.promised);
             }
             _ => {
@@ -160,6 +194,9 @@ fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
         return begin(plan, record, Target::Pending {}, "there is no master", 0);
     };
     let highest = o.instances.values().filter_map(|i| i.status.as_ref()).map(|s| s.promised).max().unwrap_or(0);
+    if !record.initialized {
+        return begin(plan, record, Target::Pending {}, "there is no external master to follow any more", highest);
+    }
     if o.ended.contains(&master.incarnation) {
         // R6: a process that has restarted is never granted the epoch of its former self.
         return if o.automatic || record.members.len() == 1 {
@@ -177,6 +214,9 @@ fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
     if status.promised > record.epoch {
         return begin(plan, record, Target::Pending {}, "the master has promised a higher epoch", status.promised);
     }
+    if o.fenced.contains(&master.name) && status.role != Role::Master {
+        return fence(&master.name, status, plan);
+    }
     if status.role != Role::Master || status.role_epoch != record.epoch {
         // R5.5, R7: the record names it; now it is told.
         let volumes = record.members.iter().map(|m| m.volume.clone()).collect();
@@ -190,6 +230,9 @@ fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
         plan.wake_ms = 0;
         return;
     }
+    if o.fenced.contains(&master.name) {
+        return fenced_master(o, record, master, status, highest, plan);
+    }
     plan.master = Some(master.name.clone());
     lease(o, record, master, status, plan);
     followers(o, record, master, plan);
@@ -200,6 +243,34 @@ fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
         return plan.write(settled);
     }
     change_of_plan(o, record, master, status, highest, plan);
+}
+
+/// A person has taken it out of service: it has no role (R1), and is given none.
+fn fence(name: &str, status: &Status, plan: &mut Plan) {
+    if status.role != Role::Awaiting {
+        plan.send(name, Order::Await);
+    }
+    plan.summary = format!("{name} is fenced");
+}
+
+/// The same for all but the master, whose role moves first.
+fn fence_others(o: &Observed, record: &Record, plan: &mut Plan) {
+    let master = record.master.as_ref().map(|m| &m.name);
+    for name in o.fenced.iter().filter(|name| Some(*name) != master) {
+        if let Some(status) = o.answering(name) {
+            fence(name, status, plan);
+        }
+    }
+}
+
+/// R10: the role of a fenced master moves, if somebody can take it now. Otherwise nobody takes writes.
+fn fenced_master(o: &Observed, record: &Record, master: &Holder, status: &Status, highest: u64, plan: &mut Plan) {
+    let before = plan.actions.len();
+    switchover(o, record, master, None, highest, plan);
+    if plan.actions.len() == before {
+        fence(&master.name, status, plan);
+        plan.summary = format!("{} is fenced, and no replica can take over", master.name);
+    }
 }
 
 /// R3: the operator grants to the record's master, in answer to a request that it has not answered yet.
@@ -223,6 +294,9 @@ fn followers(o: &Observed, record: &Record, master: &Holder, plan: &mut Plan) {
             }
             continue;
         };
+        if o.fenced.contains(name) {
+            continue;
+        }
         let told = status.role == Role::Replica
             && status.role_epoch == record.epoch
             && (status.master_host == at.host && status.master_port == at.port);

@@ -1,5 +1,7 @@
 //! Scenarios: what is seen, in a few words, and what is planned.
 
+mod external;
+
 use super::*;
 use crate::observe::Instance;
 use crate::record::Previous;
@@ -103,6 +105,7 @@ fn show(plan: &Plan) -> String {
                     let names: Vec<_> = m.iter().map(|m| m.name.as_str()).collect();
                     format!("intend {} members {} quorum {k}", r.epoch, names.join(","))
                 }
+                (None, Some(m)) if !r.initialized => format!("record {} follower {}", r.epoch, m.name),
                 (None, Some(m)) => {
                     let unsettled = if r.previous.is_some() { " unsettled" } else { "" };
                     format!("record {} master {}{unsettled}", r.epoch, m.name)
@@ -114,7 +117,9 @@ fn show(plan: &Plan) -> String {
                 Order::Promote { epoch, .. } => format!("{instance}: promote {epoch}"),
                 Order::Lease { epoch, .. } => format!("{instance}: lease {epoch}"),
                 Order::Follow { port, epoch, .. } => format!("{instance}: follow {port} {epoch}"),
+                Order::FollowExternal { epoch, .. } => format!("{instance}: follow external {epoch}"),
                 Order::Handover { epoch, .. } => format!("{instance}: handover {epoch}"),
+                Order::Await => format!("{instance}: await"),
                 Order::AcceptMaster => format!("{instance}: acceptmaster"),
             }),
             Action::Start { instance } => Some(format!("start {instance}")),
@@ -359,6 +364,48 @@ fn r10_one_that_is_about_to_end_hands_over_and_is_given_nothing() {
     check(&observed(&leaving(&["m", "a"]), Some("1 master=m")), "intend 2 to b");
     check(&observed(&leaving(&["m", "a", "b"]), Some("1 master=m")), "");
     check(&observed(&leaving(&["a"]), Some("1 master=m")), "");
+}
+
+/// Fenced instances are leaving ones, as the provider says it.
+fn fence(o: &mut Observed, names: &[&str]) {
+    for name in names {
+        o.fenced.insert(name.to_string());
+        o.instances.get_mut(*name).unwrap().leaving = true;
+    }
+}
+
+#[test]
+fn r1_a_fenced_replica_has_no_role_and_is_given_none() {
+    let mut o = observed(HEALTHY, Some("1 master=m"));
+    fence(&mut o, &["a"]);
+    check(&o, "a: await");
+    let mut o = observed(&HEALTHY.replace("a replica 1/1", "a awaiting 1/0"), Some("1 master=m"));
+    fence(&mut o, &["a"]);
+    check(&o, "");
+    assert_eq!(plan(&o, NOW).summary, "a is fenced");
+    (o.fenced, o.instances.get_mut("a").unwrap().leaving) = (Default::default(), false);
+    check(&o, "a: follow 7001 1");
+}
+
+#[test]
+fn r10_a_fenced_master_hands_over_and_one_alone_stops() {
+    let mut o = observed(HEALTHY, Some("1 master=m"));
+    fence(&mut o, &["m"]);
+    check(&o, "intend 2 to a");
+    let after = "m master 2/1 1:100\n a master 2/2 2:140\n b replica 2/2 2:140";
+    let mut o = observed(after, Some("2 master=a"));
+    fence(&mut o, &["m"]);
+    check(&o, "b: follow 7002 2; m: await");
+    // All of them: nobody takes writes, and the master is not promoted again before it may serve.
+    let mut o = observed(HEALTHY, Some("1 master=m"));
+    fence(&mut o, &["m", "a", "b"]);
+    check(&o, "a: await; b: await; m: await");
+    let text = "m awaiting 1/0 1:100\n a replica 1/1 1:100\n b awaiting 1/0 1:90";
+    let mut o = observed(text, Some("1 master=m"));
+    fence(&mut o, &["m", "a", "b"]);
+    check(&o, "a: await");
+    (o.fenced, o.instances.get_mut("m").unwrap().leaving) = (Default::default(), false);
+    check(&o, "m: promote 1");
 }
 
 #[test]

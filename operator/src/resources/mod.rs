@@ -41,7 +41,7 @@ pub use network_policy::network_policy;
 pub use revision::{RESTARTED_AT, REVISION, fnv1a, revision, revision_of};
 pub use secrets::{credentials, credentials_name, generated_password, kept_passwords, password_in};
 pub use services::{headless, leads_to, master, replicas};
-pub use statefulset::{replica_pods, service_account, stateful_set};
+pub use statefulset::{CONTAINER, replica_pods, service_account, stateful_set};
 
 use crate::api::{PASSWORD_KEY, ReplicatedRedis, SecretKeyRef};
 

@@ -25,6 +25,8 @@ use super::{
 use crate::api::{ImagePullPolicy, Keep, ReplicatedRedis, StorageType};
 use crate::record::Record;
 
+/// The container with the server.
+pub const CONTAINER: &str = "server";
 /// Where the data is, in the container.
 pub(super) const DATA_DIR: &str = "/data";
 /// Where NAME-credentials is, in the container.
@@ -181,7 +183,7 @@ fn container(owner: &ReplicatedRedis, image: &str) -> Container {
     ];
     let announced = format!("$(POD_NAME).{}.$(POD_NAMESPACE).svc", headless_name(&name));
     Container {
-        name: "server".into(),
+        name: CONTAINER.into(),
         image: Some(owner.spec.image.clone().unwrap_or_else(|| image.to_string())),
         image_pull_policy: policy.map(String::from),
         args: Some(vec![format!("{CONFIG_DIR}/{}", config::FILE), "--replica-announce-ip".into(), announced]),

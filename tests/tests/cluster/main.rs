@@ -3,12 +3,14 @@
 //! `make test` runs all of it; `make cluster-test ONLY="failover scale"` runs the cases whose names begin so.
 
 mod drain;
+mod external_master;
 mod failover;
 mod fence;
 mod helm_chart;
 mod monitoring;
 mod node_loss;
 mod operator_crash;
+mod plugin;
 mod scale;
 mod tour;
 mod two_tenants;
@@ -21,6 +23,8 @@ fn main() -> ExitCode {
         scale::CASES,
         tour::CASES,
         failover::CASES,
+        external_master::CASES,
+        plugin::CASES,
         monitoring::CASES,
         drain::CASES,
         fence::CASES,

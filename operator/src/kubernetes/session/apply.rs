@@ -44,7 +44,8 @@ impl Session {
         for action in &plan.actions {
             if let Action::Event { reason, subject, text } = action {
                 let note = if subject.is_empty() { text.clone() } else { format!("{subject}: {text}") };
-                let kind = if *reason == "FailoverStarted" { EventType::Warning } else { EventType::Normal };
+                let is_warning = ["FailoverStarted", "ExternalFollowerLost", "PromotionWithdrawn"].contains(reason);
+                let kind = if is_warning { EventType::Warning } else { EventType::Normal };
                 self.event(kind, reason, &note).await;
             }
         }
@@ -96,7 +97,10 @@ impl Session {
     fn begin_change(&mut self, before: Option<&Record>, record: &Record) {
         let old = before.and_then(|r| r.master.as_ref());
         let has_ended = old.is_some_and(|m| self.tenure.ended.contains(&m.incarnation));
-        let kind = Kind::of(record.target.as_ref(), self.had_master, has_ended);
+        let kind = match record.initialized {
+            true => Kind::of(record.target.as_ref(), self.had_master, has_ended),
+            false => Kind::First,
+        };
         let silent_for = self.master_silent_since.map(|since| self.clock.now().saturating_sub(since));
         let since = Instant::now() - Duration::from_millis(silent_for.unwrap_or(0));
         // A change that did not come to its end goes on from where writes stopped.
@@ -168,8 +172,8 @@ fn points_of(order: &Order) -> Option<(Point, Point)> {
         Order::Promise { .. } => Some((Point::Promise, Point::Promised)),
         Order::Promote { .. } => Some((Point::Promote, Point::Promoted)),
         Order::Lease { .. } => Some((Point::Lease, Point::Leased)),
-        Order::Follow { .. } => Some((Point::Follow, Point::Followed)),
+        Order::Follow { .. } | Order::FollowExternal { .. } => Some((Point::Follow, Point::Followed)),
         Order::Handover { .. } => Some((Point::Handover, Point::HandedOver)),
-        Order::AcceptMaster => None,
+        Order::AcceptMaster | Order::Await => None,
     }
 }

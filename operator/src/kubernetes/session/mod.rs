@@ -13,6 +13,8 @@
 //! | `rollout.rs` | rolling updates, the image, Paused |
 //! | `password.rs` | the Secret with the password, and how a new one replaces the old one |
 //! | `wishes.rs` | annotations by which a person asks for something |
+//! | `external.rs` | the external master that a new datastore follows |
+//! | `fence.rs` | instances that a person has taken out of service |
 //! | `apply.rs` | the record, orders, events of a plan; how long a change takes |
 //! | `upkeep.rs` | role labels and objects, beside the loop |
 //! | `storage.rs` | how claims grow |
@@ -20,6 +22,8 @@
 
 mod apply;
 mod directives;
+mod external;
+mod fence;
 mod observe;
 mod password;
 mod report;
@@ -28,7 +32,7 @@ mod storage;
 mod upkeep;
 mod wishes;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +42,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
 use self::directives::Directives;
+use self::external::Source;
 use self::password::PasswordWatch;
 use self::report::Report;
 use self::rollout::Rollouts;
@@ -57,6 +62,8 @@ use crate::record::Record;
 use crate::resources::Pool;
 use crate::tenure::{Tenure, instance_names};
 
+pub use self::external::PROMOTE;
+pub use self::fence::{FENCED, fenced_instances};
 pub use self::rollout::CONTINUE_UPDATE;
 pub use self::wishes::{ALLOW_DATA_LOSS, SWITCHOVER};
 
@@ -78,6 +85,8 @@ pub(super) struct Session {
     /// The same, for the conversations.
     credentials: watch::Sender<Credentials>,
     password_watch: Option<PasswordWatch>,
+    source: Source,
+    fenced: BTreeSet<String>,
 
     pods: BTreeMap<String, PodInstance>,
     absent_since: BTreeMap<String, u64>,
@@ -146,6 +155,8 @@ impl Session {
             passwords: None,
             credentials: watch::channel(Credentials::default()).0,
             password_watch: None,
+            source: Source::default(),
+            fenced: BTreeSet::new(),
             pods: BTreeMap::new(),
             absent_since: BTreeMap::new(),
             witness: None,
@@ -205,6 +216,8 @@ impl Session {
         self.on_status_written(false).await;
         self.read_password().await;
         self.hear_wishes().await;
+        self.hear_promotion().await;
+        self.hear_fence().await;
         self.sync_pods();
         let observed = self.observe();
         let plan = plan(&observed, self.clock.now());
@@ -217,6 +230,7 @@ impl Session {
         self.follow_change(&plan, &observed).await;
         self.configure(&observed).await;
         self.roll_out(&plan, &observed).await;
+        self.tell_external(&observed, &plan).await;
         self.follow_growth().await;
         self.keep_up(&plan, &observed);
         self.write_status(&plan, &observed);

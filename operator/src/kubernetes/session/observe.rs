@@ -49,6 +49,11 @@ impl Session {
                 instance.leaving = true;
             }
         }
+        for name in &self.fenced {
+            if let Some(instance) = instances.get_mut(name) {
+                instance.leaving = true;
+            }
+        }
         self.note_ends(&instances);
         // One that has no pod is silent from then on.
         let mut names = self.wanted();
@@ -73,6 +78,8 @@ impl Session {
         if let Some(record) = observed.record.as_ref().filter(|_| is_paused) {
             observed.quorum = record.quorum;
         }
+        observed.external = self.observe_external();
+        observed.fenced = self.fenced.clone();
         observed
     }
 

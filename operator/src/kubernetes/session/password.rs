@@ -40,6 +40,16 @@ impl Drop for PasswordWatch {
     }
 }
 
+impl PasswordWatch {
+    pub(super) fn is_of(&self, secret: &str) -> bool {
+        self.secret == secret
+    }
+
+    pub(super) fn seen(&self) -> Option<Secret> {
+        self.seen.borrow().clone().flatten()
+    }
+}
+
 impl Session {
     /// Follows the Secret with the password, and makes one where the spec names none.
     pub(super) async fn read_password(&mut self) {
@@ -167,7 +177,7 @@ impl Session {
         }
     }
 
-    fn watch_password(&self, name: &str) -> PasswordWatch {
+    pub(super) fn watch_password(&self, name: &str) -> PasswordWatch {
         use futures::StreamExt;
         let (publish, seen) = watch::channel(None);
         let (api, bell) = (self.api::<Secret>(), Arc::clone(&self.reports.changed));

@@ -22,6 +22,8 @@ use crate::status::{Facts, has_candidate, lag_bytes, status};
 
 /// Between two writes of a status in which nothing but words has changed.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
+/// While the progress of an external master's data is told.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(5);
 
 /// The write of the status that is under way, and the last one.
 #[derive(Debug, Default)]
@@ -99,7 +101,10 @@ impl Session {
             (s.phase, s.current_master.clone(), s.observed_generation, s.update.state, s.default_image.clone())
         };
         let urgent = shows(&before) != shows(&wanted);
-        if !urgent && self.report.written_at.is_some_and(|at| at.elapsed() < STATUS_PAUSE) {
+        let phase = |status: &ReplicatedRedisStatus| status.bootstrap.as_ref().map(|b| b.phase);
+        let urgent = urgent || phase(&before) != phase(&wanted);
+        let pause = if wanted.phase == Phase::Following { PROGRESS_PAUSE } else { STATUS_PAUSE };
+        if !urgent && self.report.written_at.is_some_and(|at| at.elapsed() < pause) {
             return None;
         }
         self.report.written_at = Some(Instant::now());

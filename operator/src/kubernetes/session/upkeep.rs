@@ -150,9 +150,10 @@ impl Session {
     }
 
     /// Where NAME-master leads: to the master once it is one, and until then where it led before. A former master refuses
-    /// writes by itself, and serves those that only read.
+    /// writes by itself, and serves those that only read. Before the first one, who follows an external master serves these.
     fn master_service_leads_to(&self, plan: &Plan, observed: &Observed) -> Option<String> {
-        let is_master = |name: &&String| observed.answering(name).is_some_and(|s| s.role == Role::Master);
+        let role = if observed.external_is_followed() { Role::Replica } else { Role::Master };
+        let is_master = |name: &&String| observed.answering(name).is_some_and(|s| s.role == role);
         plan.master.as_ref().filter(is_master).cloned().or_else(|| self.led_to())
     }
 
@@ -177,7 +178,8 @@ impl Session {
             _ if plan.master.as_deref() == Some(name) => {
                 let promoted = observed.instances.get(name).and_then(|i| i.status.as_ref());
                 // A master that is silent for a moment keeps it.
-                promoted.is_none_or(|s| s.role == Role::Master).then_some("master")
+                // Before the first one, who follows an external master is what clients read from.
+                promoted.is_none_or(|s| s.role == Role::Master || observed.external_is_followed()).then_some("master")
             }
             Some(Role::Replica) => Some("replica"),
             Some(Role::Master | Role::Awaiting) | None => None,

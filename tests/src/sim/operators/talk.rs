@@ -165,7 +165,14 @@ pub(super) fn told(order: &Order) -> Told {
             Told::Lease { epoch: *epoch, incarnation: hex(incarnation), duration_ms: *duration_ms, token_ms: *token }
         }
         Order::Follow { host, port, epoch } => Told::Follow { host: host.clone(), port: *port, epoch: *epoch },
+        Order::FollowExternal { host, port, epoch, password } => Told::FollowExternal {
+            host: host.clone(),
+            port: *port,
+            epoch: *epoch,
+            access: replication::Access { password: password.as_ref().map(|p| p.0.clone()) },
+        },
         Order::Handover { epoch, timeout_ms } => Told::Handover { epoch: *epoch, timeout_ms: *timeout_ms },
+        Order::Await => Told::Await,
         Order::AcceptMaster => Told::AcceptMaster,
     }
 }
