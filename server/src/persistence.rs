@@ -9,11 +9,12 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use engine::Keyspace;
 use engine::keyspace::{SnapshotWalk, WalkStep};
 use engine::rdb::{self, Crc64, Event, RdbError, Reader};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use replication::{FenceView, History, ReaderId, ReplId};
 
 use crate::clock;
@@ -78,6 +79,8 @@ pub struct Snapshot {
     crc: Option<Crc64>,
     db: Option<usize>,
     scratch: Vec<u8>,
+    /// `rdb-key-save-delay`.
+    key_delay: Duration,
     started: bool,
     /// Changes that the snapshot contains.
     dirty: u64,
@@ -93,6 +96,11 @@ impl Drop for Snapshot {
             while self.walk.step(&self.server.keyspace, &mut self.scratch, STEP, |_, _, _| {}) == WalkStep::More {}
         }
     }
+}
+
+/// Of a hidden setting in microseconds, by which tests make things last.
+fn delay(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }
 
 /// Bytes encoded under one lock, about.
@@ -127,6 +135,7 @@ impl Snapshot {
             crc: server.settings().rdbchecksum.then(Crc64::default),
             db: None,
             scratch: Vec::new(),
+            key_delay: delay(server.settings().rdb_key_save_delay),
             started: false,
             dirty: server.dirty.load(Ordering::Acquire),
             done: false,
@@ -160,9 +169,11 @@ impl Snapshot {
         if !std::mem::replace(&mut self.started, true) {
             self.header(out);
         }
-        let db = &mut self.db;
-        let step = self.walk.step(&self.server.keyspace, &mut self.scratch, STEP, |of, bytes, _| {
+        let (db, mut keys) = (&mut self.db, 0);
+        let budget = if self.key_delay.is_zero() { STEP } else { 1 };
+        let step = self.walk.step(&self.server.keyspace, &mut self.scratch, budget, |of, bytes, _| {
             if !bytes.is_empty() {
+                keys += 1;
                 if *db != Some(of) {
                     rdb::select_db(out, of);
                     *db = Some(of);
@@ -174,6 +185,9 @@ impl Snapshot {
             crc.update(&out[from..]);
         }
         self.done |= step == WalkStep::Done;
+        if keys > 0 && !self.key_delay.is_zero() {
+            std::thread::sleep(self.key_delay * keys);
+        }
         step
     }
 
@@ -250,15 +264,38 @@ fn rdb_path(settings: &Settings) -> PathBuf {
     Path::new(&settings.dir).join(&settings.dbfilename)
 }
 
-/// SAVE: returns when the file is on the disk.
+/// SAVE: returns when the file is on the disk. A snapshot that a FLUSHALL ended is taken again.
 pub fn save(server: &Arc<Server>) -> Result<(), SnapshotError> {
+    loop {
+        match save_once(server, server.persistence.walk.lock()) {
+            Err(SnapshotError::Aborted) => {}
+            done => return done,
+        }
+    }
+}
+
+/// A FLUSHALL with `save` rules saves the empty data set, as in Redis: the old file is not to bring the old data back.
+pub fn save_after_flush(server: &Arc<Server>) {
+    /// A walk that is under way was ended by the flush, and soon gives way; unless what it found is still being sent.
+    const PATIENCE: Duration = Duration::from_millis(200);
+    if server.settings().save.0.is_empty() {
+        return;
+    }
+    match server.persistence.walk.try_lock_for(PATIENCE) {
+        // What went wrong was logged and is in INFO.
+        Some(walk) => drop(save_once(server, walk)),
+        None => _ = save_in_background(server),
+    }
+}
+
+fn save_once(server: &Arc<Server>, walk: MutexGuard<'_, ()>) -> Result<(), SnapshotError> {
     let settings = server.settings();
     let path = rdb_path(&settings);
     let begun = clock::instant();
     let state = &server.persistence;
     state.last_try_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
     let result = {
-        let _walk = state.walk.lock();
+        let _walk = walk;
         let (snapshot, _) = Snapshot::begin(server, 0, settings.rdbcompression);
         let mut written = Err(SnapshotError::Aborted);
         let file = replace_file(&path, |file| {
@@ -274,7 +311,9 @@ pub fn save(server: &Arc<Server>) -> Result<(), SnapshotError> {
             (Err(error), _) => Err(error),
         }
     };
-    state.last_ok.store(result.is_ok(), Ordering::Relaxed);
+    if !matches!(result, Err(SnapshotError::Aborted)) {
+        state.last_ok.store(result.is_ok(), Ordering::Relaxed);
+    }
     state.last_seconds.store(begun.elapsed().as_secs(), Ordering::Relaxed);
     match result {
         Ok(dirty) => {
@@ -284,6 +323,7 @@ pub fn save(server: &Arc<Server>) -> Result<(), SnapshotError> {
             tracing::info!("DB saved on disk");
             Ok(())
         }
+        Err(SnapshotError::Aborted) => Err(SnapshotError::Aborted),
         Err(error) => {
             tracing::warn!("Error saving DB on disk: {error}");
             Err(error)
@@ -361,9 +401,13 @@ pub fn read_stream(
     let now = clock::unix_ms();
     let clock = (now / 1000) as u32 & 0xFF_FFFF;
     let (mut loaded, mut db, mut count) = (Loaded::default(), 0usize, 0u64);
+    let key_delay = delay(settings.key_load_delay);
     loop {
         count += 1;
-        if count % 4096 == 0 {
+        if !key_delay.is_zero() {
+            std::thread::sleep(key_delay);
+        }
+        if count % 4096 == 0 || !key_delay.is_zero() {
             progress(reader.offset());
         }
         match reader.read()? {

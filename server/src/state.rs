@@ -102,6 +102,8 @@ pub struct Server {
     /// DEBUG PAUSE-CRON and DEBUG SET-SKIP-CHECKSUM-VALIDATION.
     pub cron_paused: AtomicBool,
     pub verify_dumps: AtomicBool,
+    /// DEBUG SLEEP: monotonic ms.
+    pub asleep_until_ms: AtomicU64,
     pub run_id: String,
     pub workers: usize,
     /// Changes since the last save.
@@ -156,6 +158,7 @@ impl Server {
             active_expire: AtomicBool::new(true),
             cron_paused: AtomicBool::new(false),
             verify_dumps: AtomicBool::new(true),
+            asleep_until_ms: AtomicU64::new(0),
             run_id,
             workers,
             dirty: AtomicU64::new(0),
@@ -222,6 +225,20 @@ impl Server {
         *current = Arc::new(settings);
         self.settings_version.fetch_add(1, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// DEBUG SLEEP makes the connections to masters and replicas hang too, as if the process did.
+    pub async fn awake(&self) {
+        loop {
+            let until = self.asleep_until_ms.load(Ordering::Relaxed);
+            match until {
+                0 => return,
+                _ => match until.saturating_sub(clock::monotonic_ms()) {
+                    0 => return,
+                    left => tokio::time::sleep(std::time::Duration::from_millis(left)).await,
+                },
+            }
+        }
     }
 
     /// Until when writes or everything is paused: (writes, all), unix ms, 0 if not.

@@ -131,3 +131,44 @@ fn a_crash_during_a_save_leaves_the_old_file() {
     let now = conn.text("DBSIZE");
     assert!(now == "307" && conn.text("DEBUG DIGEST") == digest || now == "300307", "{now} keys");
 }
+
+/// The old file must not bring back what was flushed. Both servers do the same.
+#[test]
+fn a_flushall_with_save_points_saves_the_empty_data_set() {
+    for mut server in [Server::ours(&["--save", "3600 1"]), Server::redis(&["--save", "3600 1"])] {
+        let mut conn = server.conn();
+        let file = server.dir.path().join("dump.rdb");
+        let lines = ["SET a 1", "SAVE", "SET b 2", "FLUSHALL"];
+        lines.iter().for_each(|line| assert_eq!(conn.text(line), "OK"));
+        assert_eq!(conn.info("rdb_changes_since_last_save"), "0");
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(conn.text("SET a 1"), "OK");
+        assert_eq!(conn.text("FLUSHDB"), "OK");
+        assert!(!file.exists(), "FLUSHDB saves nothing");
+        ["MULTI", "FLUSHALL", "EXEC"].iter().for_each(|line| drop(conn.cmd(line)));
+        assert!(file.exists(), "a FLUSHALL in a transaction does");
+        conn.cmd("SET c 3");
+        server.kill();
+        server.run();
+        assert_eq!(server.conn().text("DBSIZE"), "0");
+        let mut conn = server.conn();
+        assert_eq!(conn.call(&["CONFIG", "SET", "save", ""]).as_str(), Some("OK"));
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(conn.text("FLUSHALL"), "OK");
+        assert!(!file.exists(), "without save points nothing is saved");
+    }
+}
+
+/// A snapshot that a FLUSHALL ends is no failure, after which writes would be refused.
+#[test]
+fn a_flushall_during_a_save_refuses_no_writes() {
+    let server = Server::ours(&["--save", "3600 1", "--rdb-key-save-delay", "2000"]);
+    let mut conn = server.conn();
+    (0..200).for_each(|i| drop(conn.cmd(&format!("SET k{i} {i}"))));
+    conn.cmd("BGSAVE");
+    wait_for("the save to begin", Duration::from_secs(10), || conn.info("rdb_bgsave_in_progress") == "1");
+    assert_eq!(conn.text("FLUSHALL"), "OK");
+    wait_for("the save to end", Duration::from_secs(20), || conn.info("rdb_bgsave_in_progress") == "0");
+    assert_eq!((conn.info("rdb_last_bgsave_status"), conn.text("SET a 1")), ("ok".into(), "OK".into()));
+    assert_eq!(conn.info("rdb_changes_since_last_save"), "1");
+}

@@ -39,7 +39,10 @@ fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     match (&word[..], ctx.args.len()) {
         (b"sleep", 3) => {
             let seconds = engine::parse::float(ctx.args.at(2))?;
-            std::thread::sleep(Duration::from_secs_f64(seconds.clamp(0.0, 3600.0)));
+            let pause = Duration::from_secs_f64(seconds.clamp(0.0, 3600.0));
+            let until = clock::monotonic_ms() + u64::try_from(pause.as_millis()).unwrap_or(0);
+            ctx.server.asleep_until_ms.store(until, Ordering::Relaxed);
+            std::thread::sleep(pause);
             ctx.session.out.ok();
         }
         (b"set-active-expire", 3) => {

@@ -28,6 +28,7 @@ use crate::clients::Client;
 use crate::clock;
 use crate::commands::{self, ServerCtx, unknown_subcommand};
 use crate::config::{PropagationErrors, Settings};
+use crate::persistence;
 use crate::registry::{Entry, Handler, Registry};
 use crate::state::{Server, SlowEntry, random_u64};
 
@@ -425,7 +426,17 @@ fn run_engine(
         batch.note(changes, session);
     }
     batch.keep(locked);
+    if write && is_flush(entry) {
+        batch.release(session);
+        persistence::save_after_flush(&server.arc());
+    }
     true
+}
+
+/// FLUSHALL, behind which the data set is saved.
+#[inline]
+fn is_flush(entry: &Entry) -> bool {
+    entry.spec.flags.contains(Flags::ALL_SHARDS) && entry.spec.name == "flushall"
 }
 
 /// Runs a command of the engine under locks that are held already, and returns the number of changes. Its effects wait.

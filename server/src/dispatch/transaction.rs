@@ -10,10 +10,11 @@ use smallvec::SmallVec;
 
 use super::gate::is_write;
 use super::{
-    Batch, NOT_WRITABLE, Next, Origin, Session, expired_keys, finish, push_lazily_deleted, reject, run_locked,
-    run_server,
+    Batch, NOT_WRITABLE, Next, Origin, Session, expired_keys, finish, is_flush, push_lazily_deleted, reject,
+    run_locked, run_server,
 };
 use crate::commands;
+use crate::persistence;
 use crate::registry::{Handler, Registry};
 
 /// Commands that wait for EXEC.
@@ -212,5 +213,9 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
     batch.append();
     drop(locked);
     session.unwatch(server);
+    let flushes = |args: &OwnedArgs| registry.resolve(args.as_args()).is_some_and(is_flush);
+    if writes && flags.contains(Flags::ALL_SHARDS) && multi.queue.iter().any(flushes) {
+        persistence::save_after_flush(&server.arc());
+    }
     next
 }

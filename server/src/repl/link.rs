@@ -42,6 +42,7 @@ pub async fn run(server: Arc<Server>) {
             server.repl.target_changed.notified().await;
             continue;
         };
+        server.awake().await;
         machine.retry_now(clock::monotonic_ms());
         machine.poll_connect(clock::monotonic_ms());
         let mut link = Link { server: &server, target, generation, machine, buf: Vec::new(), stream: None };
@@ -104,6 +105,7 @@ impl Link<'_> {
 
     /// Reads more, or fails on the end of the stream, or when another master is set.
     async fn fill(&mut self) -> Result<(), LinkError> {
+        self.server.awake().await;
         self.check_changed()?;
         let server = Arc::clone(self.server);
         let n = loop {
@@ -460,6 +462,11 @@ impl Link<'_> {
         match record {
             Record::Command => {
                 execute_alone(server, settings, session, args);
+                // The file here, too, is not to bring the old data back. Not in this thread: it holds the lock of the stream.
+                let flushed = args.at(0).eq_ignore_ascii_case(b"flushall") && !session.in_multi();
+                if flushed && !settings.save.0.is_empty() {
+                    persistence::save_in_background(&server.arc());
+                }
             }
             // R7: the epoch of what this instance really holds.
             Record::EpochMark { epoch, .. } => server.repl.log.lock().history.marked(epoch),
