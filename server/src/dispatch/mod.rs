@@ -427,7 +427,7 @@ fn run_engine(
     }
     batch.keep(locked);
     if write && is_flush(entry) {
-        batch.release(session);
+        batch.release();
         persistence::save_after_flush(&server.arc());
     }
     true

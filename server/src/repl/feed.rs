@@ -257,7 +257,6 @@ impl<S: AsyncRead + AsyncWrite> Driver<'_, S> {
     async fn run(&mut self, outputs: Vec<Output>) -> Result<std::convert::Infallible, End> {
         self.carry_out(outputs)?;
         loop {
-            self.server.awake().await;
             self.fill()?;
             let writes = self.sent < self.out.len();
             match self.closing {
