@@ -123,6 +123,8 @@ pub struct Observed {
     pub instances: BTreeMap<String, Instance>,
     /// Incarnations that are known to have ended (R5).
     pub ended: BTreeSet<String>,
+    /// Since when another process answers in the place of the record's master, whose end is not known.
+    pub replaced_since_ms: Option<u64>,
     /// A person asked for a switchover, to this instance or to the best one.
     pub switchover: Option<Option<String>>,
     /// When the present election began, as this operator knows it.

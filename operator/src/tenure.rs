@@ -23,6 +23,8 @@ pub struct Tenure {
     master_known_ms: u64,
     /// Incarnations that are known to have ended (R5).
     pub ended: BTreeSet<String>,
+    /// Since when another process answers in the place of the record's master.
+    replaced_since_ms: Option<u64>,
     /// A person gives up what no reachable instance holds (R9). Until the next master takes writes.
     pub allow_data_loss: bool,
 }
@@ -37,6 +39,7 @@ impl Tenure {
             // Tokens are the master's own clock: another master's begin anew.
             self.last_token = 0;
             self.master_known_ms = now_ms;
+            self.replaced_since_ms = None;
         }
         let begins = record.target.is_some() && before.and_then(|r| r.target.as_ref()) != record.target.as_ref();
         if begins {
@@ -57,10 +60,21 @@ impl Tenure {
     /// R5, *known to have ended*: another process answers in the place of the record's master. An answer from before the
     /// record named that master shows nothing: it may be of the process before.
     pub fn on_successor(&mut self, master: &Holder, instance: &Instance) {
-        let another = instance.status.as_ref().is_some_and(|status| status.incarnation != master.incarnation);
-        if another && instance.status_ms >= self.master_known_ms {
+        if self.is_successor(master, instance) {
             self.ended.insert(master.incarnation.clone());
         }
+    }
+
+    /// What answers in the place of the record's master. Where that is another process and does not prove the end of the
+    /// master (its volume is another one, so both may live), the master has fallen silent.
+    pub fn on_answer(&mut self, master: &Holder, instance: &Instance, now_ms: u64) {
+        let another = self.is_successor(master, instance) && !self.ended.contains(&master.incarnation);
+        self.replaced_since_ms = another.then(|| self.replaced_since_ms.unwrap_or(now_ms));
+    }
+
+    fn is_successor(&self, master: &Holder, instance: &Instance) -> bool {
+        let another = instance.status.as_ref().is_some_and(|status| status.incarnation != master.incarnation);
+        another && instance.status_ms >= self.master_known_ms
     }
 
     /// A lease was sent, in answer to the request `token`.
@@ -93,6 +107,7 @@ impl Tenure {
             record,
             instances,
             ended: self.ended.clone(),
+            replaced_since_ms: self.replaced_since_ms,
             switchover,
             election_since_ms: self.election_since_ms,
             allow_data_loss: self.allow_data_loss,
@@ -133,6 +148,29 @@ mod tests {
         instance.status_ms = 100;
         tenure.on_successor(&master, &instance);
         assert!(tenure.ended.contains("i2"));
+    }
+
+    #[test]
+    fn a_master_in_whose_place_another_volume_answers_has_fallen_silent_until_another_is_elected() {
+        let mut tenure = Tenure::default();
+        tenure.on_read(None, Some(&record("i1")), 100);
+        let master = record("i1").master.unwrap();
+        let instance = |incarnation: &str, status_ms| Instance {
+            running: true,
+            status_ms,
+            status: Some(Status { incarnation: incarnation.into(), ..Status::default() }),
+            ..Instance::default()
+        };
+        tenure.on_answer(&master, &instance("i2", 90), 110);
+        assert_eq!(tenure.replaced_since_ms, None, "it may be an answer of the process before");
+        tenure.on_answer(&master, &instance("i2", 120), 130);
+        tenure.on_answer(&master, &instance("i2", 150), 160);
+        assert_eq!(tenure.replaced_since_ms, Some(130));
+        assert!(tenure.ended.is_empty());
+        tenure.on_read(Some(&record("i1")), Some(&record("i3")), 170);
+        assert_eq!(tenure.replaced_since_ms, None);
+        tenure.on_answer(&master, &instance("i1", 180), 190);
+        assert_eq!(tenure.replaced_since_ms, None);
     }
 
     #[test]

@@ -208,7 +208,8 @@ fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
             }
         };
     }
-    let Some(status) = o.answering(&master.name) else {
+    // Another process in its place is not the one that the record names (R6).
+    let Some(status) = o.answering(&master.name).filter(|_| o.replaced_since_ms.is_none()) else {
         return silent_master(o, record, master, now_ms, highest, plan);
     };
     if status.promised > record.epoch {
@@ -317,8 +318,9 @@ fn followers(o: &Observed, record: &Record, master: &Holder, plan: &mut Plan) {
 /// A master whose end is not known: a time of silence, and its replicas as witnesses.
 fn silent_master(o: &Observed, record: &Record, master: &Holder, now_ms: u64, highest: u64, plan: &mut Plan) {
     plan.summary = format!("{} does not answer", master.name);
-    plan.master = Some(master.name.clone());
-    let since = o.instances.get(&master.name).and_then(|i| i.silent_since_ms).unwrap_or(now_ms);
+    plan.master = o.replaced_since_ms.is_none().then(|| master.name.clone());
+    let silent_since_ms = o.instances.get(&master.name).and_then(|i| i.silent_since_ms);
+    let since = o.replaced_since_ms.or(silent_since_ms).unwrap_or(now_ms);
     let silent_ms = now_ms.saturating_sub(since);
     let others: Vec<&Status> =
         record.members.iter().filter(|m| m.name != master.name).filter_map(|m| o.answering(&m.name)).collect();

@@ -213,6 +213,27 @@ fn r6_a_restarted_master_may_win_but_only_by_election() {
     check(&o, "record 2 master m");
 }
 
+/// Its pod and its claim were deleted, and an empty process of the same name has started: an election by leases.
+#[test]
+fn a_master_in_whose_place_another_process_answers_is_silent() {
+    let text = "m awaiting 0/0 0:0 empty\n a replica 1/1 1:100 down\n b replica 1/1 1:100 down";
+    let mut o = observed(text, Some("1 master=m"));
+    o.instances.get_mut("m").unwrap().status.as_mut().unwrap().incarnation = "i-other".into();
+    o.instances.get_mut("m").unwrap().status.as_mut().unwrap().volume = "v-other".into();
+    o.replaced_since_ms = Some(NOW - 1000);
+    let waits = plan(&o, NOW);
+    assert_eq!((show(&waits).as_str(), waits.master), ("", None));
+    o.replaced_since_ms = Some(NOW - 2000);
+    assert_eq!(show(&plan(&o, NOW)), "intend 2");
+    // Its promise counts for nothing: the others decide, when their leases to the old one have run out.
+    let text = "m awaiting 2/0 0:0 empty\n a replica 2/1 1:100 down granted\n b replica 2/1 1:100 down granted";
+    let mut o = observed(text, Some("2 master=m pending"));
+    o.instances.get_mut("m").unwrap().status.as_mut().unwrap().incarnation = "i-other".into();
+    o.instances.get_mut("m").unwrap().status.as_mut().unwrap().volume = "v-other".into();
+    assert_eq!(show(&plan(&o, NOW)), "");
+    assert_eq!(show(&plan(&o, NOW + 1500)), "record 2 master a");
+}
+
 #[test]
 fn r5_silence_alone_moves_nothing_while_replicas_hear_the_master() {
     let o = observed("m master 1/1 1:100 silent\n a replica 1/1 1:100\n b replica 1/1 1:100", Some("1 master=m"));

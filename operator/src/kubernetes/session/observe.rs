@@ -110,7 +110,10 @@ impl Session {
             has_ended |= ended(&pod);
         }
         if has_ended {
-            self.tenure.ended.insert(master.incarnation);
+            self.tenure.ended.insert(master.incarnation.clone());
+        }
+        if let Some(instance) = instances.get(&master.name) {
+            self.tenure.on_answer(&master, instance, self.clock.now());
         }
     }
 }
