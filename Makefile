@@ -47,7 +47,7 @@ lint: ## rustfmt and clippy, warnings are errors
 .PHONY: test
 test: packages kubernetes lint ## every test: unit, transcripts, replication with redis-server, local mode, Kubernetes
 	$(CARGO) build --workspace
-	$(CARGO) test --workspace
+	$(CARGO) test --workspace --no-fail-fast
 	@$(MAKE) --no-print-directory cluster-test
 
 .PHONY: bench
