@@ -48,7 +48,6 @@ lint: ## rustfmt and clippy, warnings are errors
 test: packages kubernetes lint ## every test: unit, transcripts, replication with redis-server, local mode, Kubernetes
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace --no-fail-fast
-	@$(MAKE) --no-print-directory cluster-test
 
 .PHONY: bench
 bench: packages kubernetes ## our server beside redis-server, as one table; ONLY=cpu,…,failover,objects QUICK=1

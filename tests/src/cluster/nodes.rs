@@ -321,7 +321,7 @@ fn start(state: &Path) -> Result<()> {
     let whoami = Command::new("id").arg("-u").output().context("running id")?;
     ensure!(
         text(&whoami.stdout).trim() == "0",
-        "a cluster of this machine needs root (namespaces, a bridge, control groups): `make test` runs this suite with sudo"
+        "a cluster of this machine needs root (namespaces, a bridge, control groups): `make cluster-test` runs this suite with sudo"
     );
     for tool in ["containerd", "runc", "nft", "iptables", "ip", "busybox", "redis-cli"] {
         let found = Command::new("sh").args(["-c", &format!("command -v {tool}")]).output().context("running sh")?;

@@ -61,7 +61,7 @@ pub fn main(cases: &'static [&'static [Case]]) -> ExitCode {
         }
         _ => {
             // A plain `cargo test` must not rebuild the network of the machine that it runs on.
-            say("the cluster suite needs root and a machine for itself: `make test` runs it, and `make cluster-test`");
+            say("the cluster suite needs root and a machine for itself: `make cluster-test` runs it");
             ExitCode::SUCCESS
         }
     }

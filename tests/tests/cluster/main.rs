@@ -1,6 +1,6 @@
 //! The suite on a real cluster: real pods, real nodes, and clients whose history is judged. One file per feature.
 //!
-//! `make test` runs all of it; `make cluster-test ONLY="failover scale"` runs the cases whose names begin so.
+//! `make cluster-test` runs all of it, with ONLY="failover scale" the cases whose names begin so.
 
 mod drain;
 mod external_master;

@@ -1,4 +1,4 @@
-//! The tour of the README, as it is written there: every `kubectl` line of "On Kubernetes", in its order.
+//! The tour of the README, as it is written there: every `kubectl` line of its block, in its order.
 
 use std::path::Path;
 use std::time::Duration;
@@ -13,7 +13,9 @@ fn tour(scene: &Scene<'_>) {
     let readme = std::fs::read_to_string(root.join("README.md")).expect("the README can be read");
     let (_, section) = readme.split_once("\n## On Kubernetes\n").expect("the README has that section");
     let (section, _) = section.split_once("\n## ").expect("it is not the last one");
-    let lines = section.lines().filter_map(|line| line.strip_prefix("    "));
+    let (_, block) =
+        section.split_once("`tests/tests/cluster/tour.rs` runs it:\n\n").expect("the README names this test");
+    let lines = block.lines().map_while(|line| line.strip_prefix("    "));
     // What installs the operator has been done for the whole suite, with images of this checkout.
     let lines: Vec<&str> =
         lines.filter(|line| line.starts_with("kubectl") && !line.contains("manifests/install.yaml")).collect();
