@@ -69,10 +69,6 @@ fn has_memory(batch: &Batch<'_>, args: Args<'_>) -> bool {
     server.memory.has_room(batch.settings.maxmemory.0, bytes, batch.now_ms(), || info::memory_counted(server))
 }
 
-pub(super) fn is_write(args: Args<'_>) -> bool {
-    Registry::get().resolve(args).is_some_and(|e| e.spec.flags.contains(Flags::WRITE))
-}
-
 /// EXEC is what its queue is: what one of it does, it does; it may run where all of it may.
 #[inline]
 fn flags_of(session: &Session, entry: &Entry) -> Flags {

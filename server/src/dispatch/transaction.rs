@@ -8,7 +8,6 @@ use engine::{CommandError, KeysView};
 use resp::{Args, OwnedArgs};
 use smallvec::SmallVec;
 
-use super::gate::is_write;
 use super::{
     Batch, NOT_WRITABLE, Next, Origin, Session, expired_keys, finish, is_flush, push_lazily_deleted, reject,
     run_locked, run_server,
@@ -131,12 +130,13 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
         return Next::Continue;
     }
     let registry = Registry::get();
-    let mut flags = Flags::empty();
+    let (mut flags, mut flushes) = (Flags::empty(), false);
     let mut shards: SmallVec<[usize; 8]> = SmallVec::new();
     for args in &multi.queue {
         let args = args.as_args();
         let Some(entry) = registry.resolve(args) else { continue };
-        flags |= entry.spec.flags & Flags::ALL_SHARDS;
+        flags |= entry.spec.flags & (Flags::ALL_SHARDS | Flags::WRITE);
+        flushes |= is_flush(entry);
         // COPY and MOVE touch one key in two databases: the shard is the same.
         let keys = entry.spec.key_positions(args).iter().filter_map(|i| args.get(i));
         shards.extend(keys.map(|key| server.keyspace.shard_of(server.keyspace.hash(key))));
@@ -146,18 +146,21 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
     if shards.is_empty() {
         shards.push(0);
     }
-    let mut locked = Some(if flags.contains(Flags::ALL_SHARDS) {
-        server.keyspace.lock_all()
-    } else {
-        server.keyspace.lock_some(&mut shards)
-    });
+    let mut lock = || {
+        if flags.contains(Flags::ALL_SHARDS) {
+            server.keyspace.lock_all()
+        } else {
+            server.keyspace.lock_some(&mut shards)
+        }
+    };
+    let mut locked = Some(lock());
     if session.watch_hit.load(Ordering::Acquire) || has_expired(batch, session, locked.as_mut()) {
         drop(locked);
         session.unwatch(server);
         session.out.null_array();
         return Next::Continue;
     }
-    let writes = session.origin == Origin::Client && multi.queue.iter().any(|args| is_write(args.as_args()));
+    let writes = session.origin == Origin::Client && flags.contains(Flags::WRITE);
     if writes && !server.repl.still_writable(batch.settings.replica_read_only, batch.now_ms()) {
         drop(locked);
         session.unwatch(server);
@@ -179,17 +182,15 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
                 changes += run_locked(batch, session, entry, args, None, None, &mut held);
                 locked = Some(held);
             }
-            // Connections and settings need no keys: nothing comes between the commands around them.
-            (Handler::Server(run), held) if entry.spec.group == Group::Connection => {
-                next = run_server(batch, session, entry, run, args);
-                locked = held;
-            }
-            (Handler::Server(run), held) => {
-                // It may look at the keyspace by itself: what was done so far is logged, the locks are given back.
-                batch.note(std::mem::take(&mut changes), session);
-                batch.append();
-                drop(held);
-                batch.settle(session);
+            (Handler::Server(run), mut held) => {
+                // What is about connections needs no keys, and nothing comes between the commands around it. The others
+                // may look at the keyspace by themselves: what was done so far is logged, the locks are given back.
+                if entry.spec.group != Group::Connection {
+                    batch.note(std::mem::take(&mut changes), session);
+                    batch.append();
+                    held = None;
+                    batch.settle(session);
+                }
                 match run_server(batch, session, entry, run, args) {
                     Next::Continue | Next::Paused | Next::SkipReply => {}
                     // Inside a transaction WAIT does not block: it answers at once.
@@ -198,11 +199,7 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
                     }
                     other => next = other,
                 }
-                locked = Some(if flags.contains(Flags::ALL_SHARDS) {
-                    server.keyspace.lock_all()
-                } else {
-                    server.keyspace.lock_some(&mut shards)
-                });
+                locked = held.or_else(|| Some(lock()));
             }
             (Handler::Engine(_), None) => {}
         }
@@ -213,8 +210,7 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
     batch.append();
     drop(locked);
     session.unwatch(server);
-    let flushes = |args: &OwnedArgs| registry.resolve(args.as_args()).is_some_and(is_flush);
-    if writes && flags.contains(Flags::ALL_SHARDS) && multi.queue.iter().any(flushes) {
+    if writes && flushes {
         persistence::save_after_flush(&server.arc());
     }
     next
