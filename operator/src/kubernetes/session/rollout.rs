@@ -33,6 +33,8 @@ pub(super) struct Rollouts {
     pub(super) restart: Option<String>,
     /// The master role is to move now.
     pub(super) switch_over: bool,
+    /// The revision of the object's version with this image: it is asked for at every turn.
+    revision: Option<(Option<String>, String, String)>,
     /// By the uid of the pod.
     unwell_since: BTreeMap<String, u64>,
     replacing: Option<Replacing>,
@@ -95,7 +97,7 @@ impl Session {
         if self.paused().is_none() && !self.directives.are_known(observed) {
             return;
         }
-        let revision = resources::revision(&self.object, &image);
+        let revision = self.revision(&image);
         let pods = self.our_pods();
         let seen = self.look_at(&pods, plan, observed, &revision, &image);
         let outdated = seen.iter().filter_map(|pod| Some(format!("{} ({})", pod.name, pod.outdated.as_ref()?)));
@@ -121,6 +123,18 @@ impl Session {
                 }
             }
             None => {}
+        }
+    }
+
+    fn revision(&mut self, image: &str) -> String {
+        let version = self.object.resource_version();
+        match &self.rollouts.revision {
+            Some((of, with, revision)) if *of == version && with == image => revision.clone(),
+            _ => {
+                let revision = resources::revision(&self.object, image);
+                self.rollouts.revision = Some((version, image.to_string(), revision.clone()));
+                revision
+            }
         }
     }
 
