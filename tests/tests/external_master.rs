@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::cluster::pods::{Datastore, NS, Operator, SOON};
-use harness::cluster::{ApiServer, ProcessKubelet, until};
+use harness::cluster::pods::{Datastore, NS, SOON};
+use harness::cluster::{ApiServer, Operator, ProcessKubelet, until};
 use harness::{Conn, Server, wait_for};
 
 /// A client of the source that writes until it is told to stop.

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use harness::cluster::pods::{Datastore, NS, Operator, SOON};
-use harness::cluster::{ApiServer, ProcessKubelet, until};
+use harness::cluster::pods::{Datastore, NS, SOON};
+use harness::cluster::{ApiServer, Operator, ProcessKubelet, until};
 use harness::{Conn, wait_for};
 
 /// Kinds and versions of everything that belongs to a datastore, itself included.

@@ -4,7 +4,7 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use harness::cluster::fleet::{self, Work};
-use harness::cluster::{ApiServer, OperatorProcess, ProcessKubelet};
+use harness::cluster::{ApiServer, Operator, ProcessKubelet};
 
 const COUNT: usize = 6;
 
@@ -13,7 +13,7 @@ fn nothing_is_asked_and_nothing_is_written_while_all_is_well() {
     let api = ApiServer::start();
     api.install_crd();
     let _kubelet = ProcessKubelet::start(&api);
-    let operator = OperatorProcess::start(&api, "operator-a");
+    let operator = Operator::start(&api, "operator-a");
     fleet::make(&api, COUNT, 1, Duration::from_secs(120));
     // Members join and the status settles.
     sleep(Duration::from_secs(6));

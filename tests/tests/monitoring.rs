@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use harness::cluster::{ApiServer, OperatorProcess, ProcessKubelet, until};
+use harness::cluster::{ApiServer, Operator, ProcessKubelet, until};
 use harness::prometheus::{Prometheus, http_get, promtool, with_pods};
 use harness::{Conn, wait_for};
 use operator::resources::METRICS_PORT;
@@ -63,7 +63,7 @@ fn metrics_in(expression: &str) -> BTreeSet<String> {
 }
 
 /// `manifests/prometheus.yaml` with the API server's pods, quick, and with the operator that is a process here.
-fn config(api: &ApiServer, operator: &OperatorProcess) -> String {
+fn config(api: &ApiServer, operator: &Operator) -> String {
     let pods = api.kubectl_ok(&["get", "pods", "--all-namespaces", "-o", "json"]);
     let scrape = with_pods(&read("manifests/prometheus.yaml"), &pods);
     format!(
@@ -123,7 +123,7 @@ fn prometheus_sees_every_series_that_the_dashboard_and_the_alerts_ask_for() {
     let api = ApiServer::start();
     api.install_crd();
     let kubelet = ProcessKubelet::start(&api);
-    let operator = OperatorProcess::start(&api, "operator-a");
+    let operator = Operator::start(&api, "operator-a");
     let apply = |config: &str| {
         let head = "apiVersion: replicated-redis.io/v1alpha1\nkind: ReplicatedRedis\nmetadata: {name: watched}";
         api.apply_ok(&format!("{head}\nspec: {{replicas: 2, config: {{{config}}}}}\n"));
@@ -254,7 +254,7 @@ fn a_network_policy_and_monitors_are_made_when_they_are_asked_for_and_go_when_no
     let api = ApiServer::start();
     api.install_crd();
     let _kubelet = ProcessKubelet::start(&api);
-    let _operator = OperatorProcess::start(&api, "operator-a");
+    let _operator = Operator::start(&api, "operator-a");
     let apply = |spec: &str| {
         let head = "apiVersion: replicated-redis.io/v1alpha1\nkind: ReplicatedRedis\nmetadata: {name: asked}";
         api.apply_ok(&format!("{head}\nspec: {spec}\n"));

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
-use harness::cluster::pods::{Datastore, NS, Operator, SOON};
-use harness::cluster::{ApiServer, ProcessKubelet, until};
+use harness::cluster::pods::{Datastore, NS, SOON};
+use harness::cluster::{ApiServer, Operator, ProcessKubelet, until};
 use harness::{Conn, wait_for};
 use parking_lot::Mutex;
 

@@ -5,8 +5,8 @@
 
 use std::process::{Command, Output, Stdio};
 
-use harness::cluster::pods::{Datastore, Operator, SOON};
-use harness::cluster::{ApiServer, ProcessKubelet};
+use harness::cluster::pods::{Datastore, SOON};
+use harness::cluster::{ApiServer, Operator, ProcessKubelet};
 use harness::{program, wait_for};
 
 fn run(api: &ApiServer, args: &[&str]) -> Output {

@@ -1,7 +1,7 @@
 //! What a person adds to pods, and to the objects that the operator makes, stays there: on a real API server.
 
-use harness::cluster::pods::{Datastore, Operator, SOON};
-use harness::cluster::{ApiServer, ProcessKubelet};
+use harness::cluster::pods::{Datastore, SOON};
+use harness::cluster::{ApiServer, Operator, ProcessKubelet};
 use harness::wait_for;
 
 #[test]

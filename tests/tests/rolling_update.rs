@@ -5,8 +5,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use harness::cluster::pods::{Datastore, NS, Operator, SOON};
-use harness::cluster::{ApiServer, ProcessKubelet, until};
+use harness::cluster::pods::{Datastore, NS, SOON};
+use harness::cluster::{ApiServer, Operator, ProcessKubelet, until};
 use harness::{Conn, wait_for};
 
 /// Ends the writer, also when the test fails.

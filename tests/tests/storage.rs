@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use harness::cluster::pods::{Datastore, Operator, SOON};
-use harness::cluster::{ApiServer, ProcessKubelet};
+use harness::cluster::pods::{Datastore, SOON};
+use harness::cluster::{ApiServer, Operator, ProcessKubelet};
 use harness::wait_for;
 
 /// A class, and volumes for it that a claim of 1Gi is bound to.

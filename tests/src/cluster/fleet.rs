@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{ApiServer, OperatorProcess};
+use super::{ApiServer, Operator};
 use crate::wait_for;
 
 /// What the operator has done since it was started.
@@ -21,7 +21,7 @@ pub struct Work {
 }
 
 impl Work {
-    pub fn of(operator: &OperatorProcess) -> Work {
+    pub fn of(operator: &Operator) -> Work {
         let text = operator.exposition();
         let calls = |is_it: &dyn Fn(&str) -> bool| -> f64 {
             let lines = text.lines().filter(|line| line.starts_with("replicatedredis_api_requests_total{"));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::{build, text};
+use super::{build, refused, succeeded};
 
 /// Helm, for one cluster or, to lint and to render, for none.
 #[derive(Debug)]
@@ -34,16 +34,12 @@ impl Helm {
 
     /// Runs helm, which must succeed; what it printed.
     pub fn ok(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(output.status.success(), "helm {args:?}: {}{}", text(&output.stdout), text(&output.stderr));
-        text(&output.stdout)
+        succeeded(self.run(args), &format!("helm {args:?}"))
     }
 
     /// Runs helm, which must fail; what it complained of.
     pub fn refused(&self, args: &[&str]) -> String {
-        let output = self.run(args);
-        assert!(!output.status.success(), "helm {args:?} should be refused: {}", text(&output.stdout));
-        text(&output.stderr)
+        refused(self.run(args), &format!("helm {args:?}"))
     }
 }
 

@@ -27,7 +27,7 @@ use tempfile::TempDir;
 
 pub use kubelet::ProcessKubelet;
 pub use nodes::{Cluster, OPERATOR, SYSTEM};
-pub use operator::OperatorProcess;
+pub use operator::Operator;
 pub use runner::{Case, Needs, main};
 pub use scene::Scene;
 pub use store::Store;
@@ -78,16 +78,12 @@ impl ApiServer {
 
     /// Runs kubectl, which must succeed; what it printed.
     pub fn kubectl_ok(&self, args: &[&str]) -> String {
-        let output = self.kubectl(args);
-        assert!(output.status.success(), "kubectl {args:?}: {}", text(&output.stderr));
-        text(&output.stdout)
+        succeeded(self.kubectl(args), &format!("kubectl {args:?}"))
     }
 
     /// Runs kubectl, which must fail; what it complained of.
     pub fn kubectl_refused(&self, args: &[&str]) -> String {
-        let output = self.kubectl(args);
-        assert!(!output.status.success(), "kubectl {args:?} should be refused: {}", text(&output.stdout));
-        text(&output.stderr)
+        refused(self.kubectl(args), &format!("kubectl {args:?}"))
     }
 
     /// Applies YAML.
@@ -99,15 +95,12 @@ impl ApiServer {
     }
 
     pub fn apply_ok(&self, yaml: &str) {
-        let output = self.apply(yaml);
-        assert!(output.status.success(), "{}", text(&output.stderr));
+        succeeded(self.apply(yaml), "kubectl apply");
     }
 
     /// Applies YAML that must be refused; the complaint.
     pub fn apply_refused(&self, yaml: &str) -> String {
-        let output = self.apply(yaml);
-        assert!(!output.status.success(), "should be refused: {yaml}");
-        text(&output.stderr)
+        refused(self.apply(yaml), yaml)
     }
 
     /// Evicts a pod, as a drain does; its budget must allow it.
@@ -242,6 +235,18 @@ pub fn build(what: &str) -> PathBuf {
 
 fn free_url() -> String {
     format!("http://127.0.0.1:{}", free_port())
+}
+
+/// What a program printed that must have succeeded.
+fn succeeded(output: Output, what: &str) -> String {
+    assert!(output.status.success(), "{what}: {}{}", text(&output.stdout), text(&output.stderr));
+    text(&output.stdout)
+}
+
+/// What a program complained of that must have failed.
+fn refused(output: Output, what: &str) -> String {
+    assert!(!output.status.success(), "{what} should be refused: {}", text(&output.stdout));
+    text(&output.stderr)
 }
 
 fn text(bytes: &[u8]) -> String {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use parking_lot::Mutex;
 
-use super::{build, text, until};
+use super::{build, succeeded, text, until};
 use crate::wait_for;
 
 /// Nodes of a cluster that the suite makes itself.
@@ -121,9 +121,7 @@ impl Cluster {
 
     /// Runs kubectl, which must succeed; what it printed.
     pub fn kubectl_ok(&self, args: &[&str]) -> String {
-        let output = self.kubectl(args);
-        assert!(output.status.success(), "kubectl {args:?}: {}", text(&output.stderr));
-        text(&output.stdout)
+        succeeded(self.kubectl(args), &format!("kubectl {args:?}"))
     }
 
     /// The image of one of our programs.
@@ -348,7 +346,7 @@ fn script(name: &str) -> Command {
 
 fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    assert!(output.status.success(), "{command:?}: {}", text(&output.stderr));
+    succeeded(output, &format!("{command:?}"));
 }
 
 fn number(node: &str) -> u32 {

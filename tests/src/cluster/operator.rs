@@ -11,29 +11,46 @@ use crate::{free_port, program};
 
 /// Ends when dropped.
 #[derive(Debug)]
-pub struct OperatorProcess {
+pub struct Operator {
     child: Child,
     log: PathBuf,
     /// Of /metrics.
     pub metrics: SocketAddr,
 }
 
-impl OperatorProcess {
-    pub fn start(api: &ApiServer, name: &str) -> OperatorProcess {
+impl Operator {
+    pub fn start(api: &ApiServer, name: &str) -> Operator {
+        Self::start_with_image(api, name, "server:test")
+    }
+
+    /// One whose default for the server is `image`.
+    pub fn start_with_image(api: &ApiServer, name: &str, image: &str) -> Operator {
+        let args = ["run", "--lease-namespace", "default", "--server-image", image];
+        Self::start_as(api, name, &args, &[("KUBECONFIG", &api.kubeconfig().to_string_lossy())])
+    }
+
+    /// One with these arguments, but for the address of /metrics, and this environment.
+    pub fn start_as(api: &ApiServer, name: &str, args: &[&str], env: &[(&str, &str)]) -> Operator {
         let log = api.kubeconfig().with_file_name(format!("{name}.log"));
         let file = fs::File::create(&log).expect("the test's directory can be written");
         let metrics = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let child = Command::new(program("replicated-redis-operator"))
-            .args(["run", "--lease-namespace", "default", "--server-image", "server:test"])
+            .args(args)
             .args(["--metrics-address", &metrics.to_string()])
-            .env("KUBECONFIG", api.kubeconfig())
             .env("HOSTNAME", name)
+            .envs(env.iter().copied())
             .stdin(Stdio::null())
             .stdout(file.try_clone().expect("a descriptor"))
             .stderr(file)
             .spawn()
             .expect("the operator can be started");
-        OperatorProcess { child, log, metrics }
+        Operator { child, log, metrics }
+    }
+
+    /// Ends it by this signal, as in `-TERM`.
+    pub fn end(&mut self, signal: &str) {
+        let _ = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
+        let _ = self.child.wait();
     }
 
     pub fn log(&self) -> String {
@@ -62,7 +79,7 @@ impl OperatorProcess {
     }
 }
 
-impl Drop for OperatorProcess {
+impl Drop for Operator {
     #[expect(clippy::print_stdout, reason = "the output of a test that failed")]
     fn drop(&mut self) {
         let _ = self.child.kill();

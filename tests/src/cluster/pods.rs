@@ -1,64 +1,14 @@
-//! The operator as a process, and its datastores as a person sees them, on an [`ApiServer`] whose pods are processes.
+//! Datastores as a person sees them, on an [`ApiServer`] whose pods are processes.
 
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::{ApiServer, ProcessKubelet, until};
-use crate::{Conn, program};
+use crate::Conn;
 
 /// Whatever is waited for comes within this.
 pub const SOON: Duration = Duration::from_secs(60);
 /// The namespace of all of it.
 pub const NS: &str = "default";
-
-/// The operator as a process of this machine; it ends with this value.
-#[derive(Debug)]
-pub struct Operator {
-    child: Child,
-    log: std::path::PathBuf,
-}
-
-impl Operator {
-    pub fn start(api: &ApiServer, name: &str) -> Operator {
-        Self::start_with_image(api, name, "server:test")
-    }
-
-    /// One whose default for the server is `image`.
-    pub fn start_with_image(api: &ApiServer, name: &str, image: &str) -> Operator {
-        let log = api.kubeconfig().with_file_name(format!("{name}.log"));
-        let file = std::fs::File::create(&log).expect("the log can be written");
-        let child = Command::new(program("replicated-redis-operator"))
-            .args(["run", "--lease-namespace", NS, "--metrics-address", "127.0.0.1:0", "--server-image", image])
-            .env("KUBECONFIG", api.kubeconfig())
-            .env("HOSTNAME", name)
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().expect("a descriptor"))
-            .stderr(file)
-            .spawn()
-            .expect("the operator is built");
-        Operator { child, log }
-    }
-
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    pub fn end(&mut self, signal: &str) {
-        let _ = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
-        let _ = self.child.wait();
-    }
-}
-
-impl Drop for Operator {
-    #[expect(clippy::print_stdout, reason = "the output of a test that failed")]
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            println!("operator:\n{}", self.log());
-        }
-    }
-}
 
 /// One datastore as a person sees it.
 #[derive(Debug)]

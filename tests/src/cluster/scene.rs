@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::nodes::SYSTEM;
-use super::{Cluster, Store, text};
+use super::{Cluster, Store, refused, succeeded, text};
 
 /// The stage of one case. Everything goes when the case is over.
 #[derive(Debug)]
@@ -72,16 +72,12 @@ impl<'c> Scene<'c> {
 
     /// Runs kubectl, which must succeed; what it printed.
     pub fn kubectl_ok(&self, args: &[&str]) -> String {
-        let output = self.kubectl(args);
-        assert!(output.status.success(), "kubectl {args:?}: {}", text(&output.stderr));
-        text(&output.stdout)
+        succeeded(self.kubectl(args), &format!("kubectl {args:?}"))
     }
 
     /// Runs kubectl, which must fail; what it complained of.
     pub fn kubectl_refused(&self, args: &[&str]) -> String {
-        let output = self.kubectl(args);
-        assert!(!output.status.success(), "kubectl {args:?} should be refused: {}", text(&output.stdout));
-        text(&output.stderr)
+        refused(self.kubectl(args), &format!("kubectl {args:?}"))
     }
 
     /// Applies YAML in the case's namespace.
@@ -102,15 +98,12 @@ impl<'c> Scene<'c> {
 
     /// Applies YAML in another namespace, which must succeed.
     pub fn apply_in(&self, namespace: &str, yaml: &str) {
-        let output = self.apply_to(namespace, yaml);
-        assert!(output.status.success(), "{}", text(&output.stderr));
+        succeeded(self.apply_to(namespace, yaml), "kubectl apply");
     }
 
     /// Applies YAML that must be refused; the complaint.
     pub fn apply_refused(&self, yaml: &str) -> String {
-        let output = self.apply(yaml);
-        assert!(!output.status.success(), "should be refused: {yaml}");
-        text(&output.stderr)
+        refused(self.apply(yaml), yaml)
     }
 
     /// A datastore of the case's namespace. It is made with [`Store::apply`].

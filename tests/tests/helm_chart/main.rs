@@ -1,7 +1,7 @@
 //! The charts with the real helm: what they render is taken by a real API server, they are installed, upgraded and uninstalled
 //! ([`rights`]: with an operator that has the rights of its chart, and no more), and [`datastore`] is the second one.
 
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test")]
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod datastore;
 mod rights;

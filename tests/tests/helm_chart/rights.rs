@@ -1,80 +1,41 @@
 //! The operator with the rights of its chart, and no more: everything that it does is done, and nothing is forbidden.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 
 use harness::cluster::helm::{Helm, chart};
-use harness::cluster::{ApiServer, ProcessKubelet};
-use harness::{Conn, program, wait_for};
+use harness::cluster::{ApiServer, Operator, ProcessKubelet};
+use harness::{Conn, wait_for};
 use serde_json::Value;
 
 use super::{CHART, SOON, datastore};
 
 /// The operator as a process with the ServiceAccount and the arguments of the installed Deployment.
-struct Operator {
-    child: Child,
-    log: PathBuf,
-    release: String,
+fn start(api: &ApiServer, release: &str) -> Operator {
+    let name = format!("{release}-replicated-redis-operator");
+    let json = |args: &[&str]| -> Value { serde_json::from_str(&api.kubectl_ok(args)).unwrap() };
+    let deployment = json(&["-n", "system", "get", "deployment", &name, "-o", "json"]);
+    let pod = &deployment["spec"]["template"]["spec"];
+    let account = pod["serviceAccountName"].as_str().unwrap();
+    let token = api.kubectl_ok(&["-n", "system", "create", "token", account]);
+    let mut config: Value = json(&["config", "view", "--raw", "-o", "json"]);
+    config["users"][0]["user"] = serde_json::json!({"token": token.trim()});
+    let kubeconfig = api.kubeconfig().with_file_name(format!("{release}.kubeconfig"));
+    fs::write(&kubeconfig, config.to_string()).unwrap();
+
+    let args = pod["containers"][0]["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
+    let args: Vec<&str> = args.filter(|arg| !arg.starts_with("--metrics-address=")).collect();
+    let kubeconfig = kubeconfig.to_string_lossy();
+    let env = [("KUBECONFIG", &*kubeconfig), ("POD_NAMESPACE", "system"), ("RUST_LOG", "info,operator=debug")];
+    Operator::start_as(api, release, &args, &env)
 }
 
-impl Operator {
-    fn start(api: &ApiServer, release: &str) -> Operator {
-        let name = format!("{release}-replicated-redis-operator");
-        let json = |args: &[&str]| -> Value { serde_json::from_str(&api.kubectl_ok(args)).unwrap() };
-        let deployment = json(&["-n", "system", "get", "deployment", &name, "-o", "json"]);
-        let pod = &deployment["spec"]["template"]["spec"];
-        let account = pod["serviceAccountName"].as_str().unwrap();
-        let token = api.kubectl_ok(&["-n", "system", "create", "token", account]);
-        let mut config: Value = json(&["config", "view", "--raw", "-o", "json"]);
-        config["users"][0]["user"] = serde_json::json!({"token": token.trim()});
-        let kubeconfig = api.kubeconfig().with_file_name(format!("{release}.kubeconfig"));
-        fs::write(&kubeconfig, config.to_string()).unwrap();
-
-        let args = pod["containers"][0]["args"].as_array().unwrap().iter().map(|arg| arg.as_str().unwrap());
-        let args =
-            args.map(|arg| if arg.starts_with("--metrics-address=") { "--metrics-address=127.0.0.1:0" } else { arg });
-        let log = api.kubeconfig().with_file_name(format!("{release}.log"));
-        let file = fs::File::create(&log).unwrap();
-        let child = Command::new(program("replicated-redis-operator"))
-            .args(args)
-            .env("KUBECONFIG", kubeconfig)
-            .env("POD_NAMESPACE", "system")
-            .env("HOSTNAME", release)
-            .env("RUST_LOG", "info,operator=debug")
-            .stdin(Stdio::null())
-            .stdout(file.try_clone().unwrap())
-            .stderr(file)
-            .spawn()
-            .unwrap();
-        Operator { child, log, release: release.to_string() }
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(&self.log).unwrap_or_default()
-    }
-
-    /// Ends it in order: it gives the lead up.
-    fn end(mut self) {
-        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        let _ = self.child.wait();
-        let log = self.log();
-        let forbidden: Vec<&str> = log.lines().filter(|line| line.contains("is forbidden: User")).collect();
-        assert!(forbidden.is_empty(), "{} lacks rights:\n{}", self.release, forbidden.join("\n"));
-        assert!(log.contains("leads"), "{log}");
-    }
-}
-
-impl Drop for Operator {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-        if std::thread::panicking() {
-            let log = self.log();
-            let lines: Vec<&str> = log.lines().collect();
-            println!("{}:\n{}", self.release, lines[lines.len().saturating_sub(40)..].join("\n"));
-        }
-    }
+/// Ends it in order: it gives the lead up.
+fn end(mut operator: Operator) {
+    operator.end("-TERM");
+    let log = operator.log();
+    let forbidden: Vec<&str> = log.lines().filter(|line| line.contains("is forbidden: User")).collect();
+    assert!(forbidden.is_empty(), "the operator lacks rights:\n{}", forbidden.join("\n"));
+    assert!(log.contains("leads"), "{log}");
 }
 
 /// A datastore in a namespace.
@@ -180,10 +141,10 @@ fn the_rights_of_the_chart_are_enough_for_all_that_the_operator_does() {
 
     // Everywhere.
     helm.ok(&["install", "all", &chart(CHART), "--namespace", "system"]);
-    let operator = Operator::start(&api, "all");
+    let operator = start(&api, "all");
     store("one", "cart").live();
     datastore::in_the_words_of_bitnami(&helm, &store("one", "shop-redis"));
-    operator.end();
+    end(operator);
     helm.ok(&["uninstall", "all", "--namespace", "system"]);
 
     // In two namespaces; what is in a third is not its business.
@@ -197,9 +158,9 @@ fn the_rights_of_the_chart_are_enough_for_all_that_the_operator_does() {
         answer.status.success()
     };
     assert!(may("two") && !may("other") && !may("kube-system"));
-    let operator = Operator::start(&api, "all");
+    let operator = start(&api, "all");
     store("other", "not-mine").apply("{replicas: 0}");
     store("two", "cart").live();
     assert_eq!(store("other", "not-mine").field(".status"), "");
-    operator.end();
+    end(operator);
 }

@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use harness::cluster::fleet::{self, Work};
-use harness::cluster::{ApiServer, OperatorProcess, ProcessKubelet};
+use harness::cluster::{ApiServer, Operator, ProcessKubelet};
 use harness::wait_for;
 
 use crate::Scale;
@@ -21,7 +21,7 @@ pub(crate) fn run(scale: Scale, table: &mut Table) {
     let api = ApiServer::start();
     api.install_crd();
     let _kubelet = ProcessKubelet::start(&api);
-    let operator = OperatorProcess::start(&api, "operator");
+    let operator = Operator::start(&api, "operator");
     wait_for("the operator to lead", LIMIT, || operator.sum("replicatedredis_leader", "") == 1.0);
     sleep(Duration::from_secs(2));
     let empty = Work::of(&operator);
