@@ -80,7 +80,7 @@ fn external_master(scene: &Scene<'_>) {
     wait_for("it to be followed", LIMIT, || phase() == "Following" && store.field(".status.readyReplicas") == "1");
     let first = store.field(".status.bootstrap.instance");
     scene.step(&format!("{first} follows {host}"));
-    assert_eq!(store.endpoints("cart-master"), [first.as_str()], "clients may read");
+    assert_eq!(store.endpoints("master"), [first.as_str()], "clients may read");
     assert!(store.call_pod(&first, "SET a b").contains("READONLY"));
 
     // The one that follows ends: it goes on, here or in the other.

@@ -48,10 +48,10 @@ fn plugin(scene: &Scene<'_>) {
 
     rr_ok(scene, &["fence", "cart", "cart-master-0"]);
     assert!(store.call_pod("cart-master-0", "GET greeting").contains("LOADING"));
-    wait_for("the Service to leave it out", LIMIT, || store.endpoints("cart-replicas").is_empty());
+    wait_for("the Service to leave it out", LIMIT, || store.endpoints("replicas").is_empty());
     rr_ok(scene, &["unfence", "cart", "cart-master-0"]);
     store.wait_ready(LIMIT);
-    wait_for("the Service to lead to it", LIMIT, || store.endpoints("cart-replicas") == ["cart-master-0"]);
+    wait_for("the Service to lead to it", LIMIT, || store.endpoints("replicas") == ["cart-master-0"]);
     scene.step("fenced, and back");
 
     let dir = tempfile::tempdir().expect("a folder");
