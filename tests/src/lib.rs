@@ -2,18 +2,21 @@
 
 pub mod cluster;
 pub mod local;
+mod ports;
 pub mod prometheus;
 pub mod sim;
 pub mod transcript;
 
 use std::fmt::Debug;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use resp::{Value, decode_reply, encode_command};
+
+pub use ports::free_port;
 
 /// Waits for a condition, and says what it waited for when it does not come.
 pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
@@ -22,12 +25,6 @@ pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool
         assert!(begun.elapsed() < limit, "waited {limit:?} for: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-}
-
-/// A port of 127.0.0.1 that was free a moment ago.
-pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a loopback port is free");
-    listener.local_addr().expect("a bound socket has an address").port()
 }
 
 /// A program of the workspace: beside the running test's own, or where `RR_BIN_DIR` says.
