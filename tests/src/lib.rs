@@ -21,10 +21,19 @@ pub use ports::free_port;
 /// Waits for a condition, and says what it waited for when it does not come.
 pub fn wait_for(what: &str, limit: Duration, mut condition: impl FnMut() -> bool) {
     let begun = Instant::now();
-    while !condition() {
+    loop {
+        let looked = Instant::now();
+        if condition() {
+            return;
+        }
         assert!(begun.elapsed() < limit, "waited {limit:?} for: {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        pause_after_look(looked.elapsed());
     }
+}
+
+/// A look that costs much is not repeated at once: kubectl in a loop would take the CPU from what it waits for.
+pub(crate) fn pause_after_look(took: Duration) {
+    std::thread::sleep((took * 2).clamp(Duration::from_millis(10), Duration::from_millis(500)));
 }
 
 /// A program of the workspace: beside the running test's own, or where `RR_BIN_DIR` says.

@@ -136,16 +136,23 @@ pub struct Summary {
     pub reigns: usize,
     /// The longest time in which no write was accepted.
     pub longest_pause_ms: u64,
+    /// Why writes were not accepted, and how often.
+    pub notes: BTreeMap<String, usize>,
 }
 
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Summary { accepted, refused, unknown, reads, lost, reigns, longest_pause_ms } = self;
+        let Summary { accepted, refused, unknown, reads, lost, reigns, longest_pause_ms, notes } = self;
         write!(
             f,
             "{accepted} writes accepted in {reigns} reigns, {refused} refused, {unknown} unknown, {lost} lost; "
         )?;
-        write!(f, "{reads} reads; longest pause of writes {longest_pause_ms} ms")
+        write!(f, "{reads} reads; longest pause of writes {longest_pause_ms} ms")?;
+        if !notes.is_empty() {
+            let notes: Vec<String> = notes.iter().map(|(note, times)| format!("{note} {times}")).collect();
+            write!(f, "; not accepted: {}", notes.join(", "))?;
+        }
+        Ok(())
     }
 }
 
@@ -163,6 +170,10 @@ pub fn judge(
         return Err(complaints);
     }
     let count = |outcome| operations.iter().filter(|o| o.kind == Kind::Write && o.outcome == outcome).count();
+    let mut notes = BTreeMap::new();
+    for operation in operations.iter().filter(|o| o.kind == Kind::Write && o.outcome != Outcome::Ok) {
+        *notes.entry(operation.note.clone()).or_default() += 1;
+    }
     let reigns: HashSet<u64> =
         operations.iter().filter(|o| o.accepted()).filter_map(|o| Some(o.reign.as_ref()?.from)).collect();
     Ok(Summary {
@@ -173,6 +184,7 @@ pub fn judge(
         lost,
         reigns: reigns.len(),
         longest_pause_ms: longest_pause(operations).map_or(0, |(_, us)| us / 1000),
+        notes,
     })
 }
 

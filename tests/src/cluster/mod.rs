@@ -33,7 +33,7 @@ pub use scene::Scene;
 pub use store::Store;
 pub use witness::Witness;
 
-use crate::{free_port, wait_for};
+use crate::{free_port, pause_after_look, wait_for};
 
 const UP_WITHIN: Duration = Duration::from_secs(90);
 const TOKEN: &str = "the-admin-of-a-test";
@@ -257,10 +257,11 @@ fn text(bytes: &[u8]) -> String {
 pub fn until<T>(what: &str, limit: Duration, mut f: impl FnMut() -> Option<T>) -> T {
     let begun = Instant::now();
     loop {
+        let looked = Instant::now();
         if let Some(value) = f() {
             return value;
         }
         assert!(begun.elapsed() < limit, "waited {limit:?} for: {what}");
-        std::thread::sleep(Duration::from_millis(20));
+        pause_after_look(looked.elapsed());
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::history::{Client, Promise, Summary, judge};
 use super::witness::{Target, list_key};
-use super::{Scene, Witness, until};
+use super::{Scene, Witness, until, witness};
 use crate::{Conn, wait_for};
 
 const PORT: u16 = 6379;
@@ -64,18 +64,59 @@ impl<'s> Store<'s> {
         self.field(".status.record.epoch").parse().expect("an epoch")
     }
 
-    /// Waits until it is Ready, with the generation that is there now.
+    /// Waits until it is Ready, with the generation that is there now, and its servers say so themselves: right after an
+    /// election the status is still the one from before.
     pub fn wait_ready(&self, limit: Duration) {
         wait_for(&format!("{} to be ready", self.name), limit, || {
-            let now = self.field(".metadata.generation} {.status.observedGeneration} {.status.phase");
-            matches!(now.split(' ').collect::<Vec<_>>()[..], [wanted, seen, "Ready"] if wanted == seen)
+            let object = self.json();
+            let (generation, status) = (&object["metadata"]["generation"], &object["status"]);
+            let record = &status["record"];
+            *generation == status["observedGeneration"]
+                && status["phase"] == "Ready"
+                && record["target"].is_null()
+                && status["currentMaster"] == record["master"]["name"]
+                && record["epoch"].as_u64().is_some_and(|epoch| self.is_whole(epoch))
         });
+    }
+
+    /// Every pod that stays has a role of that epoch: one is a master that takes writes, the others have their link to it.
+    fn is_whole(&self, epoch: u64) -> bool {
+        let selector = format!("replicated-redis.io/cluster={}", self.name);
+        let pods: serde_json::Value =
+            serde_json::from_str(&self.kubectl_ok(&["get", "pods", "-l", &selector, "-o", "json"])).expect("JSON");
+        let pods = pods["items"].as_array().expect("a list").iter();
+        let mut masters = 0;
+        let password = self.password();
+        let all = pods.filter(|pod| pod["metadata"]["deletionTimestamp"].is_null()).all(|pod| {
+            let ip = pod["status"]["podIP"].as_str().and_then(|ip| ip.parse::<IpAddr>().ok());
+            let status = ip.and_then(|ip| {
+                let mut conn = authenticated((ip, PORT).into(), &password)?;
+                conn.try_call(&["REPLICATED", "STATUS"]).ok()
+            });
+            let field = |name: &str| status.as_ref().and_then(|status| witness::field(status, name)).unwrap_or_default();
+            let is_master = field("role") == "master";
+            masters += usize::from(is_master);
+            let serves = if is_master { field("writable") == "1" } else { field("link") == "up" };
+            field("role_epoch") == epoch.to_string() && serves
+        });
+        all && masters == 1
     }
 
     /// Waits until another instance than `old` is master; its name.
     pub fn wait_for_other_master(&self, old: &str, limit: Duration) -> String {
         let other = || Some(self.master()).filter(|name| name != old && !name.is_empty());
         until(&format!("another master than {old}"), limit, other)
+    }
+
+    /// Waits until a later epoch than that has a master; its name. After a master's process has ended, that may be the same
+    /// instance: it comes back with its data, and whoever holds the most wins (R6).
+    pub fn wait_for_reign_after(&self, epoch: u64, limit: Duration) -> String {
+        until(&format!("a master of a later epoch than {epoch}"), limit, || {
+            let record = &self.json()["status"]["record"];
+            let is_made = record["target"].is_null() && record["epoch"].as_u64().is_some_and(|now| now > epoch);
+            let name = record["master"]["name"].as_str().filter(|_| is_made);
+            name.map(str::to_string)
+        })
     }
 
     /// Asks for a switchover to an instance (or `any`), and waits until it is master.
@@ -149,9 +190,13 @@ impl<'s> Store<'s> {
     /// Pods in the EndpointSlices of a Service (`master`, `replicas`) that are ready.
     pub fn endpoints(&self, service: &str) -> Vec<String> {
         let label = format!("kubernetes.io/service-name={}-{service}", self.name);
-        let path = "jsonpath={range .items[*].endpoints[?(@.conditions.ready==true)]}{.targetRef.name}{\"\\n\"}{end}";
-        let names = self.kubectl_ok(&["get", "endpointslices", "-l", &label, "-o", path]);
-        let mut names: Vec<String> = names.lines().map(str::to_string).collect();
+        let slices: serde_json::Value =
+            serde_json::from_str(&self.kubectl_ok(&["get", "endpointslices", "-l", &label, "-o", "json"])).expect("JSON");
+        // A slice without endpoints has null in their place.
+        let endpoints = slices["items"].as_array().into_iter().flatten().filter_map(|slice| slice["endpoints"].as_array());
+        let ready = endpoints.flatten().filter(|endpoint| endpoint["conditions"]["ready"] == true);
+        let mut names: Vec<String> =
+            ready.map(|endpoint| endpoint["targetRef"]["name"].as_str().unwrap_or_default().to_string()).collect();
         names.sort();
         names
     }
@@ -183,9 +228,7 @@ impl<'s> Store<'s> {
 
     /// An authenticated connection, if there is one to be had within a second.
     pub fn conn(&self, address: SocketAddr) -> Option<Conn> {
-        let mut conn = Conn::open_within(address, Duration::from_secs(1), Duration::from_secs(5)).ok()?;
-        let answer = conn.try_call(&["AUTH", &self.password()]).ok()?;
-        (!answer.is_error()).then_some(conn)
+        authenticated(address, &self.password())
     }
 
     /// Asks through a Service until it answers without an error.
@@ -240,4 +283,10 @@ impl<'s> Store<'s> {
             answer.as_list()?.iter().map(|item| u64::try_from(item.as_i64()?).ok()).collect()
         })
     }
+}
+
+fn authenticated(address: SocketAddr, password: &str) -> Option<Conn> {
+    let mut conn = Conn::open_within(address, Duration::from_secs(1), Duration::from_secs(5)).ok()?;
+    let answer = conn.try_call(&["AUTH", password]).ok()?;
+    (!answer.is_error()).then_some(conn)
 }

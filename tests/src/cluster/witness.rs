@@ -4,7 +4,7 @@
 //! a node (see [`Witness::on_node`]) run there, in its network: what a partition does to a client depends on its side.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use crate::Conn;
 
 /// How long a client waits for an answer. Longer than that it does not know.
 const PATIENCE: Duration = Duration::from_millis(1000);
+/// What an operation says that had no answer within it.
+pub const OUT_OF_PATIENCE: &str = "no-answer";
 /// How long it waits for a connection: a dead node does not answer at all.
 const CONNECT_PATIENCE: Duration = Duration::from_millis(300);
 /// Between two operations, and before another connection is tried.
@@ -241,7 +243,10 @@ impl Session {
             self.conn = None;
             // What was answered stays answered.
             if !matches!(operation.outcome, Outcome::Ok) {
-                operation.note = format!("{:?}", error.kind());
+                operation.note = match error.kind() {
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut if sent => OUT_OF_PATIENCE.into(),
+                    kind => format!("{kind:?}"),
+                };
                 operation.outcome = if sent { Outcome::Unknown } else { Outcome::Refused };
             }
         }
@@ -314,7 +319,7 @@ fn reign(before: &Value, after: Option<&Value>) -> Option<Reign> {
 }
 
 /// A field of an answer to STATUS.
-fn field(status: &Value, name: &str) -> Option<String> {
+pub(super) fn field(status: &Value, name: &str) -> Option<String> {
     let mut items = status.as_list()?.chunks_exact(2);
     items.find_map(|pair| (pair[0].as_str()? == name).then(|| pair[1].as_str().map(str::to_string))?)
 }

@@ -106,6 +106,6 @@ fn external_master(scene: &Scene<'_>) {
     assert_eq!(store.call_pod(&master, "GET count"), written.to_string(), "no acknowledged write is missing");
     assert_eq!(store.call_pod(&master, "DBSIZE"), conn.text("DBSIZE"));
     assert_eq!(store.call_pod(&master, "LLEN list:7"), "40");
-    assert_eq!(store.call("cart-master", "SET after promotion"), "OK");
+    assert_eq!(store.call("master", "SET after promotion"), "OK");
     wait_for("the source to be left", LIMIT, || conn.info("connected_slaves") == "0");
 }

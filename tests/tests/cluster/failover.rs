@@ -1,4 +1,5 @@
-//! The master's pod or process goes, in each of the ways in which one goes: another is master soon, and no quorum write is lost.
+//! The master's pod or process goes, in each of the ways in which one goes: there is a master of a later epoch soon, and no
+//! quorum write is lost.
 
 use std::time::Duration;
 
@@ -54,10 +55,9 @@ fn failover(scene: &Scene<'_>) {
 
 /// Does `harm` to the master, and waits until all is well again. Prints how long no write was taken.
 fn fail_over(scene: &Scene<'_>, store: &Store<'_>, witness: &Witness, what: &str, harm: impl FnOnce(&str)) {
-    let master = store.master();
-    let begun = now_us();
+    let (master, epoch, begun) = (store.master(), store.epoch(), now_us());
     harm(&master);
-    let next = store.wait_for_other_master(&master, LIMIT);
+    let next = store.wait_for_reign_after(epoch, LIMIT);
     witness.accepted_after(now_us(), LIMIT);
     let pause = longest_pause_since(witness, begun);
     scene.step(&format!("{what}: {next} is master, no write was taken for {} ms", pause / 1000));
@@ -75,11 +75,10 @@ fn without_operator(scene: &Scene<'_>) {
     let store = scene.ready_store("shop", SPEC);
     let witness = store.witness();
     let (operator, _) = scene.cluster.operator_pod();
-    let master = store.master();
-    let begun = now_us();
+    let (master, epoch, begun) = (store.master(), store.epoch(), now_us());
     scene.cluster.kill_operator(&operator);
     store.signal(&master, "-KILL");
-    let next = store.wait_for_other_master(&master, LIMIT);
+    let next = store.wait_for_reign_after(epoch, LIMIT);
     witness.accepted_after(now_us(), LIMIT);
     let pause = longest_pause_since(&witness, begun);
     scene.step(&format!("operator and master killed: {next} is master, no write was taken for {} ms", pause / 1000));
@@ -95,9 +94,9 @@ fn times(scene: &Scene<'_>) {
     let measure = |what: &str, change: &dyn Fn(&str)| {
         let mut pauses: Vec<u64> = (0..ROUNDS)
             .map(|_| {
-                let (master, begun) = (store.master(), now_us());
+                let (master, epoch, begun) = (store.master(), store.epoch(), now_us());
                 change(&master);
-                store.wait_for_other_master(&master, LIMIT);
+                store.wait_for_reign_after(epoch, LIMIT);
                 witness.accepted_after(now_us(), LIMIT);
                 store.wait_ready(LIMIT);
                 // Not in the wake of the last change.

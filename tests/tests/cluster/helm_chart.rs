@@ -95,9 +95,9 @@ fn operator_pods<'a>(namespace: &'a str, output: &'a str) -> [&'a str; 9] {
 }
 
 fn fail_over(scene: &Scene<'_>, store: &Store<'_>) {
-    let master = store.master();
+    let (master, epoch) = (store.master(), store.epoch());
     store.signal(&master, "-KILL");
-    let next = store.wait_for_other_master(&master, LIMIT);
+    let next = store.wait_for_reign_after(epoch, LIMIT);
     store.wait_ready(LIMIT);
     scene.step(&format!("{master} was killed, {next} is master"));
 }

@@ -34,13 +34,12 @@ fn monitoring(scene: &Scene<'_>) {
     becomes("its datastore", &format!("replicatedredis_has_master{{{of_operator}}}"), 1.0);
     scene.step("servers and operator are scraped");
 
-    let master = store.master();
+    let (master, epoch) = (store.master(), store.epoch());
     store.signal(&master, "-KILL");
     becomes("the failover", &format!("sum(replicatedredis_failovers_total{{{of_operator}}})"), 1.0);
-    let who = format!("replicated_redis_role{{{of_servers},role=\"master\"}} == 1");
-    until("another master", SOON, || {
-        let masters = prometheus.query(&who).expect("a valid expression");
-        (masters.len() == 1 && masters[0].0["pod"] != master).then_some(())
-    });
+    let is_later = format!("replicated_redis_epoch{{{of_servers}}} > {epoch}");
+    let is_master = format!("replicated_redis_role{{{of_servers},role=\"master\"}} == 1");
+    let masters = format!("count({is_later} and on (pod) {is_master})");
+    becomes("one master of a later epoch", &masters, 1.0);
     scene.step("the failover is told, and the pod that is master now");
 }
