@@ -42,6 +42,11 @@ impl ClientError {
         }
     }
 
+    /// Whether the other machine said that no program listens there.
+    pub fn nobody_listens(&self) -> bool {
+        matches!(self, ClientError::Io(error) if error.kind() == std::io::ErrorKind::ConnectionRefused)
+    }
+
     /// Whether the connection can be used for another call.
     pub fn keeps_connection(&self) -> bool {
         matches!(self, ClientError::Refused { .. })
@@ -72,6 +77,14 @@ impl Client {
             .map_err(|_| ClientError::TimedOut(reply_timeout))??;
         stream.set_nodelay(true)?;
         Client::over(stream, password, reply_timeout).await
+    }
+
+    /// Comes when the connection is ended from the other side while nothing is asked.
+    pub async fn ended(&self) {
+        if let Ok(1..) = self.stream.peek(&mut [0]).await {
+            // Nobody says anything unasked; the next call finds out what it is.
+            std::future::pending::<()>().await;
+        }
     }
 }
 

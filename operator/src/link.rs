@@ -64,6 +64,8 @@ pub struct Trouble {
     /// When the first question was asked that got no answer.
     pub since: Instant,
     pub why: String,
+    /// Nobody listens at its address, as its node says.
+    pub refused: bool,
 }
 
 /// What a provider knows of an instance's process: which of its lives runs now.
@@ -197,7 +199,7 @@ impl<P: Lives> Talk<P> {
             };
             let mut asked = Instant::now();
             let Some(error) = self.with_life(life, &mut asked).await else { return };
-            self.publish_trouble(Trouble { since: asked, why: error.to_string() });
+            self.publish_trouble(Trouble { since: asked, why: error.to_string(), refused: error.nobody_listens() });
             sleep(CONNECT_PAUSE).await;
         }
     }
@@ -229,6 +231,8 @@ impl<P: Lives> Talk<P> {
                     }
                 }
                 () = sleep_until(next_question) => {}
+                // Not a matter of the next question: a master that has gone is missed at once.
+                () = client.ended() => return Some(ClientError::Io(std::io::ErrorKind::UnexpectedEof.into())),
                 _ = self.pace.changed() => {}
                 // One that has no owner any more never changes.
                 Ok(()) = self.peer.credentials.changed() => {}
@@ -344,6 +348,7 @@ impl<P: Lives> Talk<P> {
             Some(known) => {
                 let is_news = known.why != trouble.why;
                 known.why = trouble.why;
+                known.refused = trouble.refused;
                 is_news
             }
             None => {

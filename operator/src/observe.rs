@@ -100,6 +100,8 @@ pub struct Instance {
     pub answered_ms: u64,
     /// Since when it does not answer, if it does not.
     pub silent_since_ms: Option<u64>,
+    /// It is silent because its node says that nobody listens there. That proves no end, but it is no lost packet either.
+    pub refuses: bool,
 }
 
 /// Everything that a plan is made from.

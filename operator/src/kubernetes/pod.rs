@@ -96,6 +96,7 @@ impl PodInstance {
             port: PORT,
             status_ms: seen.last.as_ref().map_or(0, |sighting| clock.at(sighting.asked)),
             answered_ms: seen.last.as_ref().map_or(0, |sighting| clock.at(sighting.answered)),
+            refuses: seen.trouble.as_ref().is_some_and(|trouble| trouble.refused),
             silent_since_ms: seen.trouble.filter(|_| has_answered).map(|trouble| clock.at(trouble.since)),
             status: seen.last.map(|sighting| sighting.status),
         }

@@ -134,6 +134,8 @@ impl LocalInstance {
             // One that is about to have its first process counts as running: an election waits for it.
             running: process.is_running() || process.life == 0,
             leaving: false,
+            // The end of a process is known here.
+            refuses: false,
             host: HOST.to_string(),
             port: self.ports.port,
             status_ms: seen.last.as_ref().map_or(0, |sighting| clock.at(sighting.asked)),

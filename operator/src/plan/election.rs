@@ -34,6 +34,9 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
     let timed_out = since_ms.is_some_and(|since| now_ms.saturating_sub(since) > SWITCHOVER_MS);
     match target {
         Target::Named { to: name } if !timed_out => {
+            // Whoever comes now waits, or is refused, at the old master.
+            let pauses = |s: &Status| s.paused || s.promised >= epoch;
+            plan.heir = old_status.is_some_and(pauses).then(|| name.clone());
             if !hand_over(o, old, old_status, name, epoch, plan) {
                 return;
             }
@@ -86,6 +89,10 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
     if let Some(member) = voters.iter().find(starting).filter(|_| now_ms < begun_ms + o.down_after_ms) {
         plan.summary = format!("waiting for {}, which has started, to answer", member.name);
         return;
+    }
+    let refuses = |m: &Holder| o.instances.get(&m.name).is_some_and(|i| i.refuses);
+    if old.is_some_and(refuses) {
+        plan.heir = choose(o, record, &promised, target).ok().map(|best| best.name.to_string());
     }
     if let Err(reason) = fenced(o, record, &promised, now_ms) {
         plan.summary = reason;

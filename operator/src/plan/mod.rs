@@ -82,6 +82,9 @@ pub struct Plan {
     pub actions: Vec<Action>,
     /// Where the master endpoint leads; `None`: nowhere.
     pub master: Option<String>,
+    /// Who is to be chosen as far as is known, while nobody listens at the old master's address or it has handed over: clients
+    /// that are led there now find a master sooner. (kube-proxy takes a change once a second by default.)
+    pub heir: Option<String>,
     /// Instances that the replicas endpoint leads to.
     pub ready_replicas: Vec<String>,
     /// Well, or what is waited for.
@@ -325,7 +328,10 @@ fn silent_master(o: &Observed, record: &Record, master: &Holder, now_ms: u64, hi
     let others: Vec<&Status> =
         record.members.iter().filter(|m| m.name != master.name).filter_map(|m| o.answering(&m.name)).collect();
     let down = others.iter().filter(|s| !s.link_up).count();
-    if silent_ms < o.down_after_ms {
+    // Where nobody listens, the election does not wait for the news of the end: promises are collected meanwhile, and without
+    // that news the choice waits for the leases (R5.3).
+    let refuses = o.instances.get(&master.name).is_some_and(|i| i.refuses) && down > 0;
+    if silent_ms < o.down_after_ms && !refuses {
         plan.wake_ms = plan.wake_ms.min(o.down_after_ms - silent_ms);
     } else if o.automatic && !others.is_empty() && down * 2 > others.len() {
         begin(

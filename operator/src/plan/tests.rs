@@ -66,6 +66,9 @@ pub(super) fn observed(text: &str, record: Option<&str>) -> Observed {
             if has("silent") {
                 instance.silent_since_ms = Some(NOW - 3000);
             }
+            if has("refuses") {
+                (instance.silent_since_ms, instance.refuses) = (Some(NOW - 20), true);
+            }
             instance.leaving = has("leaving");
         }
         o.instances.insert(name, instance);
@@ -243,6 +246,21 @@ fn r5_silence_alone_moves_nothing_while_replicas_hear_the_master() {
     check(&o, "intend 2");
 }
 
+/// The news of a container's end takes a second: promises are collected meanwhile. It proves no end, so leases are waited for.
+#[test]
+fn r5_where_nobody_listens_the_election_begins_at_once() {
+    let text = "m master 1/1 1:100 refuses\n a replica 1/1 1:100 down\n b replica 1/1 1:100 down";
+    check(&observed(text, Some("1 master=m")), "intend 2");
+    check(&observed(&text.replace("down", ""), Some("1 master=m")), "");
+    let text = "m master 1/1 1:100 refuses\n a replica 2/1 1:100 down granted\n b replica 2/1 1:100 down granted";
+    let mut o = observed(text, Some("2 master=m pending"));
+    check(&o, "");
+    assert_eq!(plan(&o, NOW).heir.as_deref(), Some("a"), "clients can be led there: nobody listens where they were led");
+    assert_eq!(plan(&observed(&text.replace("refuses", "silent"), Some("2 master=m pending")), NOW).heir, None);
+    o.ended.insert("i-m".into());
+    check(&o, "record 2 master a");
+}
+
 #[test]
 fn r5_3_leases_are_waited_for_when_the_end_is_not_known() {
     let text = "m master 1/1 1:100 silent\n a replica 2/1 1:100 down granted\n b replica 2/1 1:100 down granted";
@@ -329,8 +347,10 @@ fn r10_a_switchover_pauses_then_waits_for_the_target_then_elects() {
     check(&o, "intend 2 to b");
     let o = observed(HEALTHY, Some("2 master=m to=b"));
     check(&o, "m: handover 1");
+    assert_eq!(plan(&o, NOW).heir, None);
     let o = observed(&HEALTHY.replace("1:100\n a", "1:100 paused\n a"), Some("2 master=m to=b"));
     check(&o, "");
+    assert_eq!(plan(&o, NOW).heir.as_deref(), Some("b"));
     let held = HEALTHY.replace("1:100\n a", "1:100 paused\n a").replace("1:90", "1:100");
     check(&observed(&held, Some("2 master=m to=b")), "a: promise 2; b: promise 2; m: promise 2");
     let promised = held.replace("1/1", "2/1");

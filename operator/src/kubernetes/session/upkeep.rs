@@ -149,12 +149,18 @@ impl Session {
         }
     }
 
-    /// Where NAME-master leads: to the master once it is one, and until then where it led before. A former master refuses
-    /// writes by itself, and serves those that only read. Before the first one, who follows an external master serves these.
+    /// Where NAME-master leads: to the one that the record names, from then on, so that clients find the way while it is being
+    /// promoted; during an election to the heir, or where it led before. A former master refuses writes by itself, and serves
+    /// those that only read. Before the first one, who follows an external master serves these.
     fn master_service_leads_to(&self, plan: &Plan, observed: &Observed) -> Option<String> {
-        let role = if observed.external_is_followed() { Role::Replica } else { Role::Master };
-        let is_master = |name: &&String| observed.answering(name).is_some_and(|s| s.role == role);
-        plan.master.as_ref().filter(is_master).cloned().or_else(|| self.led_to())
+        let named = if observed.external_is_followed() {
+            let follows = |name: &&String| observed.answering(name).is_some_and(|s| s.role == Role::Replica);
+            plan.master.as_ref().filter(follows)
+        } else {
+            let settled = observed.record.as_ref().filter(|record| record.target.is_none());
+            settled.and_then(|record| Some(&record.master.as_ref()?.name))
+        };
+        named.or(plan.heir.as_ref()).cloned().or_else(|| self.led_to())
     }
 
     /// Where it leads as far as this operator has seen.

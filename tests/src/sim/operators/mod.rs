@@ -473,6 +473,8 @@ impl Operator {
             status_ms: last.as_ref().map_or(0, |last| last.asked_ms),
             answered_ms: last.as_ref().map_or(0, |last| last.answered_ms),
             silent_since_ms: view.trouble_ms.filter(|_| running && last.is_some()),
+            // That nobody listens is believed in vain now and then: no rule may rest on it.
+            refuses: view.trouble_ms.is_some_and(|since| since % 3 == 0),
             status: last.map(|last| last.status),
         }
     }
