@@ -3,10 +3,11 @@ What the operator may do in a namespace that it watches, and no more: tests run 
 What it watches it does not ask for again, so "get" is mostly missing.
 */}}
 {{- define "operator.rules" -}}
-# Watches them; takes an annotation off when it has heard its wish; writes the status.
+# Watches them; reads one again whose record it could not write; takes an annotation off when it has heard its wish; writes the
+# status.
 - apiGroups: [replicated-redis.io]
   resources: [replicatedredises]
-  verbs: [list, watch, patch]
+  verbs: [get, list, watch, patch]
 - apiGroups: [replicated-redis.io]
   resources: [replicatedredises/status]
   verbs: [update]
