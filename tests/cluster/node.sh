@@ -27,8 +27,12 @@ up() {
 		for file in cpuset.cpus cpuset.mems; do
 			[ ! -e "$parent/$file" ] || cat "$parent/$file" >"$parent/$group/$file"
 		done
+		# A node is a machine: its pods do not starve because somebody compiles on this one. Ten times the usual weight.
+		[ ! -e "$parent/$group/cpu.shares" ] || echo 10240 >"$parent/$group/cpu.shares"
+		[ ! -e "$parent/$group/cpu.weight" ] || echo 1000 >"$parent/$group/cpu.weight"
 	done
-	setsid unshare --net --mount --pid --uts --ipc --fork --kill-child --mount-proc \
+	# Neither do its kubelet and its proxy; where that may not be said, it is said in vain.
+	setsid nice -n -10 unshare --net --mount --pid --uts --ipc --fork --kill-child --mount-proc \
 		./node.sh init "$n" >"$run/log/$name.log" 2>&1 </dev/null &
 	echo $! >"$run/pid/$name"
 	wait_for 10 "$name's namespaces" test -e "$disk/started"

@@ -17,7 +17,7 @@ ln -sf "$control"/* "$node"/* "$dns"/* "$run/bin/"
 start() { # NAME COMMAND...: in the background, beyond the end of this script
 	local name=$1
 	shift
-	setsid "$@" >"$run/log/$name.log" 2>&1 </dev/null &
+	setsid nice -n -10 "$@" >"$run/log/$name.log" 2>&1 </dev/null &
 	echo $! >"$run/pid/$name"
 }
 

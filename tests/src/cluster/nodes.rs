@@ -180,6 +180,20 @@ impl Cluster {
         crate::local::kill("-KILL", self.process_of(&self.operator_field(pod, ".metadata.uid")));
     }
 
+    /// What the operators were forbidden to do: lines of their logs, and of their former containers'.
+    pub fn forbidden(&self) -> Vec<String> {
+        let pods = ["-n", SYSTEM, "get", "pods", "-l", "app.kubernetes.io/component=operator", "-o", "name"];
+        let pods = self.kubectl_ok(&pods);
+        let logs = pods.lines().flat_map(|pod| {
+            [false, true].map(|previous| {
+                let previous = format!("--previous={previous}");
+                text(&self.kubectl(&["-n", SYSTEM, "logs", pod, &previous]).stdout)
+            })
+        });
+        let lines = logs.flat_map(|log| log.lines().map(str::to_string).collect::<Vec<_>>());
+        lines.filter(|line| line.contains("is forbidden: User")).collect()
+    }
+
     // ---- nodes ----
 
     fn state(&self) -> &Path {

@@ -1,4 +1,5 @@
-//! Runs the cases of the suite: one cluster for all of them, which ends with the run, however that ends.
+//! Runs the cases of the suite: one cluster for all of them, which ends with the run, however that ends. In the end nothing may have
+//! been forbidden to the operator.
 
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -98,6 +99,7 @@ fn run(cases: Vec<Case>) -> ExitCode {
     let results = Arc::new(Mutex::new(Vec::new()));
     run_in_turns(together, TOGETHER, cluster, &results);
     run_in_turns(alone, 1, cluster, &results);
+    results.lock().push(("rights", nothing_was_forbidden(cluster)));
     cluster.end();
     let results = results.lock();
     let failed: Vec<&str> = results.iter().filter(|(_, ok)| !ok).map(|(name, _)| *name).collect();
@@ -109,6 +111,15 @@ fn run(cases: Vec<Case>) -> ExitCode {
         if failed.is_empty() { String::new() } else { format!("; failed: {}", failed.join(", ")) }
     ));
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Whatever the cases were about: the operator has the rights that it needs.
+fn nothing_was_forbidden(cluster: &Cluster) -> bool {
+    let forbidden = cluster.forbidden();
+    for line in &forbidden {
+        say(&format!("rights: {line}"));
+    }
+    forbidden.is_empty()
 }
 
 type Results = Arc<Mutex<Vec<(&'static str, bool)>>>;
