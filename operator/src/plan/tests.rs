@@ -255,7 +255,11 @@ fn r5_where_nobody_listens_the_election_begins_at_once() {
     let text = "m master 1/1 1:100 refuses\n a replica 2/1 1:100 down granted\n b replica 2/1 1:100 down granted";
     let mut o = observed(text, Some("2 master=m pending"));
     check(&o, "");
-    assert_eq!(plan(&o, NOW).heir.as_deref(), Some("a"), "clients can be led there: nobody listens where they were led");
+    assert_eq!(
+        plan(&o, NOW).heir.as_deref(),
+        Some("a"),
+        "clients can be led there: nobody listens where they were led"
+    );
     assert_eq!(plan(&observed(&text.replace("refuses", "silent"), Some("2 master=m pending")), NOW).heir, None);
     o.ended.insert("i-m".into());
     check(&o, "record 2 master a");

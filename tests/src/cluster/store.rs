@@ -93,7 +93,8 @@ impl<'s> Store<'s> {
                 let mut conn = authenticated((ip, PORT).into(), &password)?;
                 conn.try_call(&["REPLICATED", "STATUS"]).ok()
             });
-            let field = |name: &str| status.as_ref().and_then(|status| witness::field(status, name)).unwrap_or_default();
+            let field =
+                |name: &str| status.as_ref().and_then(|status| witness::field(status, name)).unwrap_or_default();
             let is_master = field("role") == "master";
             masters += usize::from(is_master);
             let serves = if is_master { field("writable") == "1" } else { field("link") == "up" };
@@ -191,9 +192,11 @@ impl<'s> Store<'s> {
     pub fn endpoints(&self, service: &str) -> Vec<String> {
         let label = format!("kubernetes.io/service-name={}-{service}", self.name);
         let slices: serde_json::Value =
-            serde_json::from_str(&self.kubectl_ok(&["get", "endpointslices", "-l", &label, "-o", "json"])).expect("JSON");
+            serde_json::from_str(&self.kubectl_ok(&["get", "endpointslices", "-l", &label, "-o", "json"]))
+                .expect("JSON");
         // A slice without endpoints has null in their place.
-        let endpoints = slices["items"].as_array().into_iter().flatten().filter_map(|slice| slice["endpoints"].as_array());
+        let endpoints =
+            slices["items"].as_array().into_iter().flatten().filter_map(|slice| slice["endpoints"].as_array());
         let ready = endpoints.flatten().filter(|endpoint| endpoint["conditions"]["ready"] == true);
         let mut names: Vec<String> =
             ready.map(|endpoint| endpoint["targetRef"]["name"].as_str().unwrap_or_default().to_string()).collect();

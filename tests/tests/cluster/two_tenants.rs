@@ -82,5 +82,9 @@ fn two_tenants(scene: &Scene<'_>) {
     // No write was refused and no connection ended. A client's patience may have: both share two CPUs with the failover.
     let summary = b.judge(vec![clients_b], Promise::Quorum);
     let lost_patience = summary.notes.get(OUT_OF_PATIENCE).copied().unwrap_or(0);
-    assert_eq!((summary.refused, summary.unknown, summary.reigns), (0, lost_patience, 1), "clients of the other one have noticed");
+    assert_eq!(
+        (summary.refused, summary.unknown, summary.reigns),
+        (0, lost_patience, 1),
+        "clients of the other one have noticed"
+    );
 }
