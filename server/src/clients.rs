@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::Waker;
 
 use parking_lot::Mutex;
@@ -52,7 +52,7 @@ pub struct Client {
     /// Wakes the connection to see `killed`, where it waits for this or for something else.
     pub wake: Notify,
     /// Its task, which waits for input.
-    task: OnceLock<Waker>,
+    task: Mutex<Option<Waker>>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -83,17 +83,16 @@ impl Client {
         }
     }
 
-    /// The task that is to look at `killed` when that is set; it stays the same. To be said before it looks.
-    #[inline]
+    /// The task that is to look at `killed` when that is set. To be said before it looks.
     pub(crate) fn set_task(&self, task: &Waker) {
-        self.task.get_or_init(|| task.clone());
+        *self.task.lock() = Some(task.clone());
     }
 
     pub fn kill(&self) {
         self.killed.store(true, Ordering::Release);
         self.wake.notify_waiters();
         self.wake.notify_one();
-        if let Some(task) = self.task.get() {
+        if let Some(task) = &*self.task.lock() {
             task.wake_by_ref();
         }
     }
@@ -182,7 +181,7 @@ impl Clients {
             text: Mutex::default(),
             killed: AtomicBool::new(false),
             wake: Notify::new(),
-            task: OnceLock::new(),
+            task: Mutex::default(),
         });
         self.all.lock().insert(client.id, Arc::clone(&client));
         client

@@ -9,6 +9,7 @@ use engine::keyspace::{Added, Cursor, ExpiredKeys, Locked};
 
 use crate::clock;
 use crate::info;
+use crate::net;
 use crate::persistence;
 use crate::state::Server;
 
@@ -21,10 +22,11 @@ const EXPIRE_EFFORT_US: u64 = 200;
 
 /// Runs for ever, ten times a second.
 pub(crate) async fn run(server: &Arc<Server>) {
-    let mut expiry = ActiveExpiry::default();
+    let (mut expiry, mut spread) = (ActiveExpiry::default(), net::Watch::default());
     let (mut last_ping, mut last_lease, mut last_replica, mut last_second) = (0, 0, clock::monotonic_ms(), 0);
     loop {
         expiry.tick(server).await;
+        spread.look(&server.spread, server.settings().io_threads_adaptive);
         if server.cron_paused.load(Ordering::Acquire) {
             continue;
         }

@@ -83,7 +83,7 @@ fn server_section(server: &Server, settings: &Settings, out: &mut String) {
     let executable = std::env::current_exe().map(|p| p.to_string_lossy().into_owned()).unwrap_or_default();
     line(out, "executable", executable);
     line(out, "config_file", config);
-    line(out, "io_threads_active", flag(server.workers > 1));
+    line(out, "io_threads_active", flag(server.spread.serving() > 1));
 }
 
 fn clients(server: &Server, settings: &Settings, out: &mut String) {

@@ -14,7 +14,7 @@ use crate::clients::Clients;
 use crate::clock;
 use crate::config::Settings;
 use crate::memory::Memory;
-use crate::net::Listening;
+use crate::net::{Listening, Spread};
 use crate::persistence::Persistence;
 use crate::rates::Rates;
 use crate::repl::{Hold, Replication};
@@ -106,6 +106,7 @@ pub struct Server {
     pub asleep_until_ms: AtomicU64,
     pub run_id: String,
     pub workers: usize,
+    pub spread: Spread,
     /// Changes since the last save.
     pub dirty: AtomicU64,
     pub expire_cycles: AtomicU64,
@@ -139,6 +140,7 @@ impl Server {
         let user = settings.default_user.clone().unwrap_or_else(|| User::with_password(&settings.requirepass));
         Ok(Self {
             repl: Replication::new(&settings)?,
+            spread: Spread::new(workers, settings.io_threads_adaptive),
             persistence: Persistence::default(),
             settings: RwLock::new(Arc::new(settings)),
             settings_version: AtomicU64::new(0),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use harness::{Conn, Server, assert_same, follow, wait_for};
 use resp::Value;
 
-const THREADS: &[&str] = &["--save", "", "--io-threads", "4"];
+const THREADS: &[&str] = &["--save", "", "--io-threads", "4", "--io-threads-adaptive", "no"];
 /// Keys that everybody wants, and the others.
 const HOT: u64 = 8;
 const COLD: u64 = 3000;
@@ -195,4 +195,69 @@ fn nobody_sees_half_of_a_transaction() {
     });
     assert_eq!(total(&mut master.conn()), EACH * ACCOUNTS as i64);
     assert_same(&master, &replica);
+}
+
+/// Counts on its own key: pipelines, transactions that watch it, and requests that come in two pieces.
+fn count(mut conn: Conn, number: u64, done: &AtomicBool) {
+    let key = format!("own:{number}");
+    let mut noise = Noise(number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
+    let mut counted = 0;
+    while !done.load(Ordering::Acquire) {
+        let increments = 1 + noise.below(20);
+        let transaction = noise.below(4) == 0;
+        let mut bytes = Vec::new();
+        let mut lines = vec![format!("INCR {key}"); increments as usize];
+        if transaction {
+            assert_eq!(conn.text(&format!("WATCH {key}")), "OK");
+            lines.insert(0, "MULTI".into());
+            lines.push("EXEC".into());
+        }
+        lines.iter().for_each(|line| encode(&mut bytes, line));
+        let (first, rest) = bytes.split_at(noise.below(bytes.len() as u64) as usize);
+        conn.send_raw(first).expect("the server takes commands");
+        thread::sleep(Duration::from_millis(noise.below(3)));
+        conn.send_raw(rest).expect("the server takes commands");
+        let mut replies: Vec<Value> = lines.iter().map(|_| conn.read().expect("the server answers")).collect();
+        if transaction {
+            let Some(Value::Array(values)) = replies.pop() else { panic!("EXEC answers an array: {replies:?}") };
+            replies = values;
+        }
+        for reply in replies {
+            counted += 1;
+            assert_eq!(reply, Value::Int(counted), "{key}");
+        }
+    }
+    assert_eq!(conn.text(&format!("GET {key}")), counted.to_string());
+}
+
+#[test]
+fn connections_move_between_threads_and_go_on_where_they_were() {
+    let master = Server::ours(THREADS);
+    let done = AtomicBool::new(false);
+    let (mut silent, mut control) = (master.conn(), master.conn());
+    let id = silent.text("CLIENT ID");
+    thread::scope(|scope| {
+        let writers: Vec<_> = (1..=8)
+            .map(|number| {
+                let (conn, done) = (master.conn(), &done);
+                scope.spawn(move || count(conn, number, done))
+            })
+            .collect();
+        for _ in 0..6 {
+            for (adaptive, several) in [("yes", "0"), ("no", "1")] {
+                assert_eq!(control.text(&format!("CONFIG SET io-threads-adaptive {adaptive}")), "OK");
+                wait_for("another number of threads", Duration::from_secs(20), || {
+                    control.info("io_threads_active") == several
+                });
+                // This one moves behind its answer.
+                assert_eq!(silent.text("PING"), "PONG");
+            }
+        }
+        done.store(true, Ordering::Release);
+        let failed = writers.into_iter().filter_map(|writer| writer.join().err()).count();
+        assert_eq!(failed, 0, "a writer failed");
+    });
+    assert_eq!(control.text(&format!("CLIENT KILL ID {id}")), "1", "it is known by its number");
+    assert!(silent.read().is_err(), "it ends where it is now");
+    wait_for("the connections to end", Duration::from_secs(20), || control.info("connected_clients") == "1");
 }

@@ -8,7 +8,7 @@ fn check(name: &str) {
     for (kind, server) in [
         ("redis-server", Server::redis(&["--save", ""])),
         ("one worker", Server::ours(&["--save", "", "--io-threads", "1"])),
-        ("two workers", Server::ours(&["--save", "", "--io-threads", "2"])),
+        ("two workers", Server::ours(&["--save", "", "--io-threads", "2", "--io-threads-adaptive", "no"])),
     ] {
         let wrong = transcript::play(&mut server.conn(), &text);
         assert!(wrong.is_empty(), "{name} against {kind}:\n{wrong}");

@@ -298,6 +298,7 @@ parameters! {
 
     // Ours.
     "metrics-port" metrics_port: i64 = 0, Start, PORT;
+    "io-threads-adaptive" io_threads_adaptive: bool = true, Live;
     "managed" managed: bool = false, Start;
     "managed-lease-ms" managed_lease_ms: i64 = 2000, Start, 100..=600_000;
 }

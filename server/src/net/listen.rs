@@ -1,5 +1,6 @@
 //! Listening and accepting: the addresses of `bind` and `port`, which CONFIG SET may change, and the Unix socket.
 
+use std::cell::Cell;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener, ToSocketAddrs};
 use std::os::unix::fs::PermissionsExt as _;
@@ -14,7 +15,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
-use super::Incoming;
+use super::{ClientSocket, Incoming, Senders};
 use crate::config::Settings;
 use crate::state::Server;
 
@@ -125,26 +126,38 @@ fn bind_unix(settings: &Settings) -> Result<std::os::unix::net::UnixListener, St
     opened.map_err(|e| format!("Failed opening Unix socket {path}: bind: {e}"))
 }
 
-/// Accepts for ever, and hands the connections round to the workers.
-pub(super) async fn accept(server: Arc<Server>, mut opened: Opened, workers: Vec<mpsc::Sender<Incoming>>) {
-    let workers = Rc::new(workers);
+/// Accepts for ever, gives each connection a seat and hands it to its worker.
+pub(super) async fn accept(server: Arc<Server>, mut opened: Opened, workers: Senders) {
+    let seats = Rc::new(Seats { workers, next: Cell::new(0) });
     if let Some(listener) = opened.unix {
-        spawn_local(accept_unix(Arc::clone(&server), listener, Rc::clone(&workers)));
+        spawn_local(accept_unix(Arc::clone(&server), listener, Rc::clone(&seats)));
     }
     while let Some(listeners) = opened.tcp.recv().await {
         for listener in listeners {
-            spawn_local(accept_tcp(Arc::clone(&server), listener, Rc::clone(&workers)));
+            spawn_local(accept_tcp(Arc::clone(&server), listener, Rc::clone(&seats)));
         }
     }
 }
 
+struct Seats {
+    workers: Senders,
+    next: Cell<u32>,
+}
+
+impl Seats {
+    async fn give(&self, server: &Server, socket: ClientSocket) {
+        let seat = self.next.get();
+        self.next.set(seat.wrapping_add(1));
+        let _ = self.workers[server.spread.worker_of(seat)].send(Incoming { seat, socket, begun: None }).await;
+    }
+}
+
 /// Until the socket is shut down.
-async fn accept_tcp(server: Arc<Server>, listener: StdListener, workers: Rc<Vec<mpsc::Sender<Incoming>>>) {
+async fn accept_tcp(server: Arc<Server>, listener: StdListener, seats: Rc<Seats>) {
     let listener = match TcpListener::from_std(listener) {
         Ok(listener) => listener,
         Err(e) => return tracing::error!("A listener is lost: {e}"),
     };
-    let mut next = 0;
     loop {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
@@ -173,18 +186,16 @@ async fn accept_tcp(server: Arc<Server>, listener: StdListener, workers: Rc<Vec<
                 .with_retries(3);
             let _ = socket.set_tcp_keepalive(&keepalive);
         }
-        next = (next + 1) % workers.len();
-        let _ = workers[next].send(Incoming::Tcp(stream)).await;
+        seats.give(&server, ClientSocket::Tcp(stream)).await;
     }
 }
 
 async fn accept_unix(
     server: Arc<Server>,
     listener: std::os::unix::net::UnixListener,
-    workers: Rc<Vec<mpsc::Sender<Incoming>>>,
+    seats: Rc<Seats>,
 ) {
     let Ok(listener) = UnixListener::from_std(listener) else { return };
-    let mut next = 0;
     loop {
         let Ok(mut stream) = listener.accept().await.and_then(|(s, _)| s.into_std()) else {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -195,8 +206,7 @@ async fn accept_unix(
             let _ = io::Write::write_all(&mut stream, refusal.as_bytes());
             continue;
         }
-        next = (next + 1) % workers.len();
-        let _ = workers[next].send(Incoming::Unix(stream)).await;
+        seats.give(&server, ClientSocket::Unix(stream)).await;
     }
 }
 

@@ -2,17 +2,17 @@
 //!
 //! Each worker is an OS thread with a current-thread runtime; one more thread accepts and hands the sockets round. A
 //! connection reads what there is and parses all whole requests; what all connections of a worker have read is run together
-//! ([`round`]); then each writes all its replies at once.
+//! ([`round`]); then each writes all its replies at once. As few workers serve as do ([`spread`]): a connection may move.
 
 mod listen;
 mod round;
+mod spread;
 mod stream;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -35,10 +35,12 @@ use crate::repl;
 use crate::state::Server;
 
 use round::{Round, Turn, Work};
-use stream::Stream;
+use stream::{ClientSocket, Stream};
 
 pub(crate) use listen::bind_all;
 pub use listen::{Listening, Opened};
+pub use spread::Spread;
+pub(crate) use spread::Watch;
 
 /// Requests of one connection in one round, at most.
 const BATCH: usize = 64;
@@ -46,24 +48,50 @@ const READ: usize = 16 * 1024;
 /// A buffer larger than this is given back when it is empty.
 const KEEP: usize = 64 * 1024;
 
-/// A socket on its way to its worker.
+/// A connection on its way to its worker.
 #[derive(Debug)]
-pub enum Incoming {
-    Tcp(std::net::TcpStream),
-    Unix(std::os::unix::net::UnixStream),
+struct Incoming {
+    seat: u32,
+    socket: ClientSocket,
+    /// It comes from another worker.
+    begun: Option<Box<Begun>>,
 }
 
-/// Starts the workers; the first one also accepts and keeps the server's clock. Returns their threads.
+/// A connection that is served, without its socket.
+#[derive(Debug)]
+struct Begun {
+    client: Arc<Client>,
+    parser: RequestParser,
+    work: Work,
+}
+
+impl Begun {
+    fn new(server: &Server, socket: &ClientSocket) -> Box<Self> {
+        server.stats.connections.fetch_add(1, Ordering::Relaxed);
+        let (peer, local) = socket.addresses(&server.settings());
+        let client = server.clients.add(peer, local, socket.as_fd().as_raw_fd());
+        let session = Session::new(Arc::clone(&client), Origin::Client, server.users.is_open());
+        Box::new(Self { client, parser: RequestParser::default(), work: Work::new(session, Vec::with_capacity(READ)) })
+    }
+
+    fn end(mut self, server: &Server) {
+        self.work.session.unwatch(server);
+        server.clients.remove(self.client.id);
+    }
+}
+
+/// Connections on their way to each worker.
+type Senders = Arc<[mpsc::Sender<Incoming>]>;
+
+/// Starts the workers; one more thread accepts and keeps the server's clock. Returns the threads.
 pub fn start(server: &Arc<Server>, listeners: Opened) -> io::Result<Vec<std::thread::JoinHandle<()>>> {
-    let mut senders = Vec::new();
+    let (senders, receivers): (Vec<_>, Vec<_>) = (0..server.workers).map(|_| mpsc::channel::<Incoming>(1024)).unzip();
+    let senders: Senders = senders.into();
     let mut threads = Vec::new();
-    for number in 0..server.workers {
-        let (sender, receiver) = mpsc::channel::<Incoming>(1024);
-        senders.push(sender);
-        let server = Arc::clone(server);
-        threads.push(
-            std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || worker(&server, receiver))?,
-        );
+    for (number, receiver) in receivers.into_iter().enumerate() {
+        let (server, senders) = (Arc::clone(server), Arc::clone(&senders));
+        let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+        threads.push(thread.spawn(move || Worker::run(server, number, senders, receiver))?);
     }
     let shared = Arc::clone(server);
     threads.push(std::thread::Builder::new().name("acceptor".into()).spawn(move || {
@@ -86,52 +114,87 @@ fn run_local(future: impl Future<Output = ()>) {
     LocalSet::new().block_on(&runtime, future);
 }
 
-fn worker(server: &Arc<Server>, mut incoming: mpsc::Receiver<Incoming>) {
-    let round = Rc::new(Round::new(server));
-    run_local(async move {
-        while let Some(socket) = incoming.recv().await {
-            let (server, round) = (Arc::clone(server), Rc::clone(&round));
-            match socket {
-                Incoming::Tcp(stream) => {
-                    let name = |a: io::Result<SocketAddr>| a.map(|a| a.to_string()).unwrap_or_default();
-                    let (peer, local) = (name(stream.peer_addr()), name(stream.local_addr()));
-                    if let Ok(stream) = TcpStream::from_std(stream) {
-                        spawn_local(connection(server, round, stream, peer, local));
-                    }
-                }
-                Incoming::Unix(stream) => {
-                    let path = server.settings().unixsocket.clone();
-                    if let Ok(stream) = UnixStream::from_std(stream) {
-                        spawn_local(connection(server, round, stream, format!("{path}:0"), format!("{path}:0")));
-                    }
-                }
-            }
-        }
-    });
+/// What the connections of a worker share.
+struct Worker {
+    server: Arc<Server>,
+    number: usize,
+    round: Round,
+    senders: Senders,
 }
 
-async fn connection<S: Stream>(server: Arc<Server>, round: Rc<Round>, stream: S, peer: String, local: String) {
-    server.stats.connections.fetch_add(1, Ordering::Relaxed);
-    let client = server.clients.add(peer, local, stream.as_fd().as_raw_fd());
-    let open = server.users.is_open();
-    let session = Session::new(Arc::clone(&client), Origin::Client, open);
-    let work = Rc::new(RefCell::new(Work::new(session, Vec::with_capacity(READ))));
-    let parser = RequestParser::default();
-    let mut connection = Connection { server, round, stream, client, parser, work };
-    let after = connection.serve().await;
-    let Connection { server, stream, work, .. } = connection;
-    let mut session = Rc::into_inner(work).expect("a round gives back what it has run").into_inner().session;
-    session.unwatch(&server);
-    if let Ok(Some(ask)) = after {
-        repl::run_feed(Arc::clone(&server), &session, stream, ask).await;
+impl Worker {
+    fn run(server: Arc<Server>, number: usize, senders: Senders, mut incoming: mpsc::Receiver<Incoming>) {
+        server.spread.begin(number);
+        let worker = Rc::new(Self { round: Round::new(&server), server, number, senders });
+        run_local(async move {
+            while let Some(connection) = incoming.recv().await {
+                worker.take(connection);
+            }
+        });
     }
-    server.clients.remove(session.client.id);
+
+    fn take(self: &Rc<Self>, Incoming { seat, socket, begun }: Incoming) {
+        let begun = begun.unwrap_or_else(|| Begun::new(&self.server, &socket));
+        match socket {
+            ClientSocket::Tcp(stream) => self.serve(TcpStream::from_std(stream), seat, *begun),
+            ClientSocket::Unix(stream) => self.serve(UnixStream::from_std(stream), seat, *begun),
+        }
+    }
+
+    fn serve<S: Stream + 'static>(self: &Rc<Self>, stream: io::Result<S>, seat: u32, begun: Begun) {
+        match stream {
+            Ok(stream) => _ = spawn_local(connection(Rc::clone(self), stream, seat, begun)),
+            Err(_) => begun.end(&self.server),
+        }
+    }
+
+    /// Hands a connection to the worker that it belongs to.
+    async fn pass_on<S: Stream>(&self, stream: S, seat: u32, begun: Begun) {
+        let socket = match stream.into_socket() {
+            Ok(socket) => socket,
+            Err(_) => return begun.end(&self.server),
+        };
+        let incoming = Incoming { seat, socket, begun: Some(Box::new(begun)) };
+        let _ = self.senders[self.server.spread.worker_of(seat)].send(incoming).await;
+    }
+}
+
+async fn connection<S: Stream>(worker: Rc<Worker>, stream: S, seat: u32, begun: Begun) {
+    let Begun { client, parser, work } = begun;
+    let server = Arc::clone(&worker.server);
+    poll_fn(|cx| Poll::Ready(client.set_task(cx.waker()))).await;
+    let work = Rc::new(RefCell::new(work));
+    let mut connection = Connection { server, worker, stream, seat, client, parser, work };
+    let end = connection.serve().await;
+    let Connection { server, worker, stream, client, parser, work, .. } = connection;
+    let work = Rc::into_inner(work).expect("a round gives back what it has run").into_inner();
+    let mut begun = Begun { client, parser, work };
+    match end {
+        Ok(End::Moves) => return worker.pass_on(stream, seat, begun).await,
+        Ok(End::Feeds(ask)) => {
+            begun.work.session.unwatch(&server);
+            repl::run_feed(Arc::clone(&server), &begun.work.session, stream, ask).await;
+        }
+        Ok(End::Closed) | Err(_) => {}
+    }
+    begun.end(&server);
+}
+
+/// How a worker is done with a connection.
+enum End {
+    Closed,
+    /// It becomes a feed.
+    Feeds(Ask),
+    /// To another worker.
+    Moves,
 }
 
 struct Connection<S> {
     server: Arc<Server>,
-    round: Rc<Round>,
+    worker: Rc<Worker>,
     stream: S,
+    /// Says which worker serves it.
+    seat: u32,
     client: Arc<Client>,
     parser: RequestParser,
     /// Shared with the round, which runs what has been parsed.
@@ -146,16 +209,16 @@ enum Batched {
 }
 
 impl<S: Stream> Connection<S> {
-    /// Until the connection ends or becomes a feed.
-    async fn serve(&mut self) -> io::Result<Option<Ask>> {
+    /// Until the connection ends, becomes a feed or moves.
+    async fn serve(&mut self) -> io::Result<End> {
         loop {
             let n = self.read().await?;
             // What a client sends after it was killed is not run, even if it came together with that.
             if n == 0 || self.client.killed.load(Ordering::Acquire) {
-                return Ok(None);
+                return Ok(End::Closed);
             }
-            self.round.count_input(n);
-            let settings = self.round.settings();
+            self.worker.round.count_input(n);
+            let settings = self.worker.round.settings();
             let mut start = 0;
             loop {
                 let (consumed, broken) = self.parse(start, &settings);
@@ -167,12 +230,12 @@ impl<S: Stream> Connection<S> {
                 if let Some(error) = broken {
                     self.work.borrow_mut().session.out.error(&format!("ERR {error}"));
                     self.flush().await?;
-                    return Ok(None);
+                    return Ok(End::Closed);
                 }
                 match end {
                     Batched::Continue => {}
-                    Batched::Close => return Ok(None),
-                    Batched::Psync(ask) => return Ok(Some(ask)),
+                    Batched::Close => return Ok(End::Closed),
+                    Batched::Psync(ask) => return Ok(End::Feeds(ask)),
                 }
             }
             let work = &mut *self.work.borrow_mut();
@@ -185,21 +248,23 @@ impl<S: Stream> Connection<S> {
             let want = self.parser.bytes_wanted(work.input.len()).clamp(READ, 1 << 20);
             work.input.reserve(want);
             if work.input.len() as u64 > settings.client_query_buffer_limit.0 {
-                return Ok(None);
+                return Ok(End::Closed);
+            }
+            if self.server.spread.worker_of(self.seat) != self.worker.number {
+                return Ok(End::Moves);
             }
         }
     }
 
     /// Waits for more input and reads it; 0: the connection is over, from either side.
     async fn read(&mut self) -> io::Result<usize> {
-        let mut idle = pin!(idle(self.round.settings().timeout));
+        let mut idle = pin!(idle(self.worker.round.settings().timeout));
         poll_fn(|cx| {
             let read = self.stream.poll_recv(cx, &mut self.work.borrow_mut().input);
             if read.is_ready() {
                 return read;
             }
             // Whoever ends the connection wakes this task.
-            self.client.set_task(cx.waker());
             if self.client.killed.load(Ordering::Acquire) {
                 return Poll::Ready(Ok(0));
             }
@@ -239,9 +304,9 @@ impl<S: Stream> Connection<S> {
     async fn run(&mut self) -> io::Result<Batched> {
         let mut end = Batched::Continue;
         while !self.work.borrow().is_over() {
-            let first = self.round.submit(&self.work);
+            let first = self.worker.round.submit(&self.work);
             others_first(first).await;
-            self.round.run();
+            self.worker.round.run();
             let next = std::mem::replace(&mut self.work.borrow_mut().next, Next::Continue);
             match next {
                 Next::Continue | Next::SkipReply | Next::PutOff => {}
@@ -307,7 +372,7 @@ impl<S: Stream> Connection<S> {
     async fn flush(&mut self) -> io::Result<()> {
         let mut out = std::mem::take(self.work.borrow_mut().session.out.buffer_mut());
         if !out.is_empty() {
-            self.round.count_output(out.len());
+            self.worker.round.count_output(out.len());
             let sent = self.stream.send(&out)?;
             if sent < out.len() {
                 self.flush_slowly(&out, sent).await?;

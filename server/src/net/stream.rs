@@ -4,14 +4,50 @@
 //! which costs a twentieth of all user time of a server that gets one command at a time.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::task::{Context, Poll, ready};
 
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpStream, UnixStream};
 
+use crate::config::Settings;
+
+/// A client's socket that no worker serves at the moment.
+#[derive(Debug)]
+pub(super) enum ClientSocket {
+    Tcp(std::net::TcpStream),
+    Unix(std::os::unix::net::UnixStream),
+}
+
+impl ClientSocket {
+    /// Of the peer and of this end, as CLIENT LIST shows them.
+    pub(super) fn addresses(&self, settings: &Settings) -> (String, String) {
+        let name = |a: io::Result<SocketAddr>| a.map(|a| a.to_string()).unwrap_or_default();
+        match self {
+            Self::Tcp(stream) => (name(stream.peer_addr()), name(stream.local_addr())),
+            Self::Unix(_) => {
+                let path = format!("{}:0", settings.unixsocket);
+                (path.clone(), path)
+            }
+        }
+    }
+}
+
+impl AsFd for ClientSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
 pub(super) trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {
+    /// Takes it from its worker.
+    fn into_socket(self) -> io::Result<ClientSocket>;
+
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     /// Runs `f`, which says `WouldBlock` when the socket is not ready any longer.
@@ -50,6 +86,10 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {
 }
 
 impl Stream for TcpStream {
+    fn into_socket(self) -> io::Result<ClientSocket> {
+        self.into_std().map(ClientSocket::Tcp)
+    }
+
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         TcpStream::poll_read_ready(self, cx)
     }
@@ -60,6 +100,10 @@ impl Stream for TcpStream {
 }
 
 impl Stream for UnixStream {
+    fn into_socket(self) -> io::Result<ClientSocket> {
+        self.into_std().map(ClientSocket::Unix)
+    }
+
     fn poll_read_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         UnixStream::poll_read_ready(self, cx)
     }
