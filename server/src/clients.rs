@@ -1,8 +1,8 @@
 //! The connected clients, across workers: what CLIENT LIST shows and CLIENT KILL ends.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 
 use parking_lot::Mutex;
@@ -84,8 +84,8 @@ impl Client {
     }
 
     /// The task that is to look at `killed` when that is set. To be said before it looks.
-    pub(crate) fn set_task(&self, task: &Waker) {
-        *self.task.lock() = Some(task.clone());
+    pub(crate) fn set_task(&self, task: Waker) {
+        *self.task.lock() = Some(task);
     }
 
     pub fn kill(&self) {

@@ -190,11 +190,7 @@ async fn accept_tcp(server: Arc<Server>, listener: StdListener, seats: Rc<Seats>
     }
 }
 
-async fn accept_unix(
-    server: Arc<Server>,
-    listener: std::os::unix::net::UnixListener,
-    seats: Rc<Seats>,
-) {
+async fn accept_unix(server: Arc<Server>, listener: std::os::unix::net::UnixListener, seats: Rc<Seats>) {
     let Ok(listener) = UnixListener::from_std(listener) else { return };
     loop {
         let Ok(mut stream) = listener.accept().await.and_then(|(s, _)| s.into_std()) else {

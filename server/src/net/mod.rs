@@ -162,7 +162,7 @@ impl Worker {
 async fn connection<S: Stream>(worker: Rc<Worker>, stream: S, seat: u32, begun: Begun) {
     let Begun { client, parser, work } = begun;
     let server = Arc::clone(&worker.server);
-    poll_fn(|cx| Poll::Ready(client.set_task(cx.waker()))).await;
+    client.set_task(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
     let work = Rc::new(RefCell::new(work));
     let mut connection = Connection { server, worker, stream, seat, client, parser, work };
     let end = connection.serve().await;
