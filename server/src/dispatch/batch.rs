@@ -167,6 +167,13 @@ impl<'s> Batch<'s> {
         if self.now_ns.saturating_sub(self.held_since_ns) > HELD_MAX_NS {
             self.release();
         }
+        if shards.len() > 1 {
+            self.server.keyspace.prefetch_shards(shards);
+            // With many held, one of several that it needs would often be another thread's.
+            if self.held.added() > HELD_BEFORE_MAX {
+                self.release();
+            }
+        }
         let mut added = self.try_hold(shards);
         if added == Added::Full && self.held.added() > 0 {
             self.release();

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::command::{Flags, KeyPositions, Keys};
-use engine::keyspace::{ExpiredKeys, KeysView, Locked};
+use engine::keyspace::{ExpiredKeys, KeyHash, KeysView, Locked};
 use engine::{CommandError, Ctx, Effects, Rng};
 use replication::{Announced, Ask};
 use resp::{Args, Encoder, encode_command};
@@ -355,8 +355,24 @@ enum Needs {
     From(usize),
 }
 
+/// The keys of a command.
+type Keyed<'k> = SmallVec<[KeyHash<'k>; 10]>;
+
+/// `hash`: of the first argument, if that is known.
 #[inline]
-fn needs(server: &Server, flags: Flags, positions: KeyPositions, args: Args<'_>, hash: Option<u64>) -> Needs {
+fn keyed<'k>(server: &Server, positions: KeyPositions, args: Args<'k>, hash: Option<u64>) -> Keyed<'k> {
+    let hashed = |at: usize| {
+        let key = args.get(at)?;
+        Some(KeyHash { key, hash: hash.filter(|_| at == 1).unwrap_or_else(|| server.keyspace.hash(key)) })
+    };
+    match positions.single() {
+        Some(at) => hashed(at).into_iter().collect(),
+        None => positions.iter().filter_map(hashed).collect(),
+    }
+}
+
+#[inline]
+fn needs(server: &Server, flags: Flags, keys: &[KeyHash<'_>], args: Args<'_>) -> Needs {
     let keyspace = &server.keyspace;
     if keyspace.shard_count() == 1 {
         return Needs::One(0);
@@ -367,13 +383,11 @@ fn needs(server: &Server, flags: Flags, positions: KeyPositions, args: Args<'_>,
             None => Needs::All,
         };
     }
-    if let Some(at) = positions.single() {
-        let hash = hash.filter(|_| at == 1).unwrap_or_else(|| keyspace.hash(args.at(at)));
-        return Needs::One(keyspace.shard_of(hash));
+    match keys {
+        [] => Needs::One(0),
+        [one] => Needs::One(keyspace.shard_of(one.hash)),
+        several => Needs::Some(several.iter().map(|key| keyspace.shard_of(key.hash)).collect()),
     }
-    let shards: SmallVec<[usize; 8]> =
-        positions.iter().filter_map(|i| args.get(i)).map(|key| keyspace.shard_of(keyspace.hash(key))).collect();
-    if shards.is_empty() { Needs::One(0) } else { Needs::Some(shards) }
 }
 
 /// Where SCAN goes on: it looks at one shard, or a few.
@@ -404,8 +418,8 @@ fn run_engine(
     hash: Option<u64>,
 ) -> bool {
     let server = batch.server;
-    let positions = entry.spec.key_positions(args);
-    let locked = match needs(server, entry.spec.flags, positions, args, hash) {
+    let keys = keyed(server, entry.spec.key_positions(args), args, hash);
+    let locked = match needs(server, entry.spec.flags, &keys, args) {
         Needs::One(shard) => batch.hold(shard),
         Needs::Some(shards) => batch.hold_all(&shards),
         Needs::All => {
@@ -418,11 +432,14 @@ fn run_engine(
         }
     };
     let Some(mut locked) = locked else { return false };
+    if keys.len() > 1 {
+        server.keyspace.prefetch_keys(&locked, session.db, &keys);
+    }
     let write = session.origin == Origin::Client && entry.spec.flags.contains(Flags::WRITE);
     if write && !server.repl.still_writable(batch.settings.replica_read_only, batch.now_ms()) {
         reject(server, session, Some(entry), CommandError::Static(NOT_WRITABLE));
     } else {
-        let changes = run_locked(batch, session, entry, args, raw, hash, &mut locked);
+        let changes = run_locked(batch, session, entry, args, raw, &keys, &mut locked);
         batch.note(changes, session);
     }
     batch.keep(locked);
@@ -446,7 +463,7 @@ fn run_locked(
     entry: &Entry,
     args: Args<'_>,
     raw: Option<&[u8]>,
-    hash: Option<u64>,
+    hashes: &[KeyHash<'_>],
     locked: &mut Locked<'_>,
 ) -> u64 {
     let Handler::Engine(run) = entry.handler else { return 0 };
@@ -455,9 +472,7 @@ fn run_locked(
     let limits = &batch.settings.limits;
     let expired = expired_keys(batch, session.origin);
     let mut keys = KeysView::new(&batch.server.keyspace, locked, limits, session.db, expired, now_ms);
-    if let (Some(hash), Some(key)) = (hash, args.get(1)) {
-        keys.hint_hash(key, hash);
-    }
+    keys.hint_hashes(hashes);
     if session.client.no_touch.load(Ordering::Relaxed) && entry.spec.name != "touch" {
         keys.leave_access_times();
     }

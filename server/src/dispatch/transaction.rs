@@ -179,7 +179,7 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
                 locked = held;
             }
             (Handler::Engine(_), Some(mut held)) => {
-                changes += run_locked(batch, session, entry, args, None, None, &mut held);
+                changes += run_locked(batch, session, entry, args, None, &[], &mut held);
                 locked = Some(held);
             }
             (Handler::Server(run), mut held) => {

@@ -12,7 +12,7 @@ use parking_lot::MutexGuard;
 use resp::Args;
 use smallvec::SmallVec;
 
-use super::{Keyspace, Shard, Table, entry};
+use super::{KeyHash, Keyspace, Shard, Table, entry};
 
 /// Touches for which [`Keyspace::prefetch`] needs no allocation.
 const PREFETCHED: usize = 32;
@@ -249,6 +249,19 @@ impl Keyspace {
                 object.prefetch_member(hash);
             }
         });
+    }
+
+    /// Asks for shards that are about to be locked.
+    #[inline]
+    pub fn prefetch_shards(&self, shards: &[usize]) {
+        shards.iter().for_each(|shard| entry::prefetch_mut(&raw const self.shards[*shard]));
+    }
+
+    /// Brings the entries of a command's keys closer, whose shards are locked.
+    pub fn prefetch_keys(&self, locked: &Locked<'_>, db: usize, keys: &[KeyHash<'_>]) {
+        let table = |key: &KeyHash<'_>| &locked.shard(self.shard_of(key.hash)).dbs[db];
+        keys.iter().for_each(|key| table(key).prefetch_bucket(key.hash));
+        keys.iter().for_each(|key| table(key).prefetch_entry(key.hash));
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) use locked::Shards;
 pub use locked::{Added, Locked, Touch};
 pub use snapshot::{EncodeFn, SnapshotWalk, WalkStep};
 pub use table::{Cursor, Place, Table};
-pub use view::{Absent, ExpiredKeys, Expiry, KeysView};
+pub use view::{Absent, ExpiredKeys, Expiry, KeyHash, KeysView};
 
 use crate::Rng;
 use entry::Slot;

@@ -38,6 +38,21 @@ pub enum Expiry {
     At(u64),
 }
 
+/// A key and its hash.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyHash<'k> {
+    pub key: &'k [u8],
+    pub hash: u64,
+}
+
+impl KeyHash<'_> {
+    /// Is it of this very slice?
+    #[inline]
+    fn is_of(&self, key: &[u8]) -> bool {
+        (self.key.as_ptr(), self.key.len()) == (key.as_ptr(), key.len())
+    }
+}
+
 /// The data as one command sees it. Whatever a method changes is counted in [`KeysView::changes`], told to WATCHers
 /// and handed to a running snapshot first.
 #[derive(Debug)]
@@ -53,6 +68,8 @@ pub struct KeysView<'a> {
     changes: u64,
     /// Address, length and hash of the key that was hashed last: the dispatcher has hashed it already.
     last_hash: (*const u8, usize, u64),
+    /// Keys that come next, if the command goes through them in this order.
+    next_hashes: &'a [KeyHash<'a>],
     /// Reading a key sets its access time.
     touch: bool,
 }
@@ -76,6 +93,7 @@ impl<'a> KeysView<'a> {
             lazily_deleted: Vec::new(),
             changes: 0,
             last_hash: (std::ptr::null(), 0, 0),
+            next_hashes: &[],
             touch: true,
         }
     }
@@ -85,9 +103,17 @@ impl<'a> KeysView<'a> {
         self.touch = false;
     }
 
-    /// Says that `key` (this very slice) has this hash.
+    /// Says what hashes the keys (these very slices) have that the command is going to ask for.
     #[inline]
-    pub fn hint_hash(&mut self, key: &[u8], hash: u64) {
+    pub fn hint_hashes(&mut self, hashes: &'a [KeyHash<'a>]) {
+        match hashes {
+            [one] => self.remember_hash(one.key, one.hash),
+            several => self.next_hashes = several,
+        }
+    }
+
+    #[inline]
+    fn remember_hash(&mut self, key: &[u8], hash: u64) {
         self.last_hash = (key.as_ptr(), key.len(), hash);
     }
 
@@ -95,6 +121,7 @@ impl<'a> KeysView<'a> {
     /// (The command's arguments stay where they are.)
     pub fn forget_hash(&mut self) {
         self.last_hash = (std::ptr::null(), 0, 0);
+        self.next_hashes = &[];
     }
 
     #[inline]
@@ -102,8 +129,14 @@ impl<'a> KeysView<'a> {
         if (key.as_ptr(), key.len()) == (self.last_hash.0, self.last_hash.1) {
             return self.last_hash.2;
         }
-        let hash = self.keyspace.hash(key);
-        self.hint_hash(key, hash);
+        let hash = match self.next_hashes {
+            [next, rest @ ..] if next.is_of(key) => {
+                self.next_hashes = rest;
+                next.hash
+            }
+            _ => self.keyspace.hash(key),
+        };
+        self.remember_hash(key, hash);
         hash
     }
 
