@@ -128,6 +128,31 @@ fn claims_go_with_their_datastore_only_if_that_is_wanted() {
     assert_eq!(claim(&api, kept, ".status.phase"), "Bound");
 }
 
+/// Nobody else holds the data: an empty master is made when a person says so, and not before.
+#[test]
+fn without_replicas_a_lost_claim_waits_for_a_person() {
+    let api = ApiServer::start();
+    api.install_crd();
+    let kubelet = ProcessKubelet::start(&api);
+    let _operator = Operator::start(&api, "operator-a");
+    let store = Datastore { api: &api, kubelet: &kubelet, name: "only" };
+    store.apply("{replicas: 0}");
+    store.wait_ready();
+    assert_eq!(store.call("only-master-0", "SET a 1"), "OK");
+    api.kubectl_ok(&["delete", "pvc", "data-only-master-0", "--wait=false"]);
+    api.kubectl_ok(&["delete", "pod", "only-master-0", "--grace-period=0", "--force", "--wait=false"]);
+    wait_for("the loss to be told", SOON, || store.condition("MasterAvailable", "reason") == "NoMemberHasData");
+    let message = store.condition("MasterAvailable", "message");
+    assert!(message.contains("another volume") && message.contains("allow-data-loss"), "{message}");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(store.call("only-master-0", "SET a 2").starts_with("(error) LOADING"));
+    api.kubectl_ok(&["annotate", "rr", "only", "replicated-redis.io/allow-data-loss=true"]);
+    store.wait_ready();
+    assert_eq!(store.call("only-master-0", "DBSIZE"), "0");
+    assert_eq!(store.call("only-master-0", "SET a 2"), "OK");
+    assert_eq!(store.field(".metadata.annotations.replicated-redis\\.io/allow-data-loss"), "");
+}
+
 #[test]
 fn an_instance_that_has_lost_its_claim_is_made_anew_from_the_others() {
     let api = ApiServer::start();

@@ -147,6 +147,18 @@ fn fenced(o: &Observed, record: &Record, promised: &[Promised<'_>], now_ms: u64)
         return Ok(());
     }
     let replicas = record.members.iter().filter(|m| m.name != old.name).count();
+    if replicas == 0 && o.replaced_since_ms.is_some() {
+        // R3: without replicas it needs no lease, so none can run out. Its end is not known either: its pod and its claim were
+        // taken away by force. Only a person knows of it.
+        return match o.allow_data_loss {
+            true => Ok(()),
+            false => Err(format!(
+                "NoMemberHasData: {} answers with another volume, without the data; bring the volume back, or, when its \
+                 former process has ended, say allow-data-loss",
+                old.name
+            )),
+        };
+    }
     // Only members of the master's own epoch could grant it leases.
     let granted = |p: &&Promised<'_>| p.name != old.name && record.has(p.name, &p.status.volume);
     let lapsed = promised.iter().filter(granted).filter(|p| p.answered_ms + p.status.grant_left_ms <= now_ms).count();

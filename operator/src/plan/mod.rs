@@ -331,8 +331,12 @@ fn silent_master(o: &Observed, record: &Record, master: &Holder, now_ms: u64, hi
     // Where nobody listens, the election does not wait for the news of the end: promises are collected meanwhile, and without
     // that news the choice waits for the leases (R5.3).
     let refuses = o.instances.get(&master.name).is_some_and(|i| i.refuses) && down > 0;
+    // R9: a member alone that has another volume has lost its data. Nobody else can be chosen, but a person must be asked.
+    let has_lost_all = o.replaced_since_ms.is_some() && record.voters().len() == 1;
     if silent_ms < o.down_after_ms && !refuses {
         plan.wake_ms = plan.wake_ms.min(o.down_after_ms - silent_ms);
+    } else if has_lost_all {
+        begin(plan, record, Target::Pending {}, &format!("{} answers with another volume", master.name), highest);
     } else if o.automatic && !others.is_empty() && down * 2 > others.len() {
         begin(
             plan,
@@ -341,7 +345,7 @@ fn silent_master(o: &Observed, record: &Record, master: &Holder, now_ms: u64, hi
             &format!("{} does not answer, and its replicas have lost it", master.name),
             highest,
         );
-    } else if down * 2 <= others.len() {
+    } else if !others.is_empty() && down * 2 <= others.len() {
         plan.summary = format!("{} does not answer here, but its replicas hear it", master.name);
     }
 }

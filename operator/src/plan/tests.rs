@@ -237,6 +237,46 @@ fn a_master_in_whose_place_another_process_answers_is_silent() {
     assert_eq!(show(&plan(&o, NOW + 1500)), "record 2 master a");
 }
 
+/// The claim of a datastore without replicas was deleted with its pod, by force: nobody may be chosen, and the annotation
+/// allow-data-loss was never heard, because no election was begun.
+#[test]
+fn r9_a_member_alone_that_has_lost_its_volume_is_chosen_when_a_person_says_so() {
+    let replaced = |text: &str, record: &str| {
+        let mut o = observed(text, Some(record));
+        let status = o.instances.get_mut("m").unwrap().status.as_mut().unwrap();
+        (status.incarnation, status.volume) = ("i-other".into(), "v-other".into());
+        o.replaced_since_ms = Some(NOW - 2000);
+        o
+    };
+    let mut o = replaced("m awaiting 0/0 0:0 empty", "1 master=m quorum=0");
+    o.automatic = false;
+    check(&o, "intend 2");
+    o.replaced_since_ms = Some(NOW - 1999);
+    check(&o, "");
+    let mut o = replaced("m awaiting 2/0 0:0 empty", "2 master=m pending");
+    check(&o, "");
+    assert!(plan(&o, NOW).summary.starts_with("NoMemberHasData: m answers with another volume"));
+    o.allow_data_loss = true;
+    check(&o, "record 2 master m");
+    // Its former process comes back after all: it is the one that the record names.
+    let o = observed("m master 1/1 1:100", Some("2 master=m pending"));
+    check(&o, "m: promise 2");
+    let o = observed("m awaiting 2/0 1:100", Some("2 master=m pending"));
+    check(&o, "record 2 master m");
+    // Whoever is a member besides decides by R5, whatever a person gives up.
+    let mut o = replaced("m awaiting 2/0 0:0 empty\n a replica 2/1 1:100 down granted", "2 master=m pending");
+    o.allow_data_loss = true;
+    check(&o, "");
+}
+
+/// It is alone: there are no replicas that could hear it.
+#[test]
+fn a_member_alone_that_is_silent_is_waited_for() {
+    let o = observed("m master 1/1 1:100 silent", Some("1 master=m"));
+    check(&o, "");
+    assert_eq!(plan(&o, NOW).summary, "m does not answer");
+}
+
 #[test]
 fn r5_silence_alone_moves_nothing_while_replicas_hear_the_master() {
     let o = observed("m master 1/1 1:100 silent\n a replica 1/1 1:100\n b replica 1/1 1:100", Some("1 master=m"));
