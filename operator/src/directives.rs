@@ -7,6 +7,7 @@ use resp::Value;
 
 use crate::client::{Client, ClientError};
 use crate::config::RESERVED;
+use crate::fault::Act;
 
 const REPLY_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -39,7 +40,13 @@ pub async fn ask(
     directives: &[(String, String)],
 ) -> Result<Vec<Told>, ClientError> {
     let mut client = Client::connect(address, Some(password), REPLY_TIMEOUT).await?;
-    read(&client.call(&question(mode, directives)).await?)
+    let question = question(mode, directives);
+    let asked = client.call(&question);
+    let answer = match mode {
+        Mode::Check => asked.await?,
+        Mode::Apply => Act::TellDirectives.around(asked).await?,
+    };
+    read(&answer)
 }
 
 fn question(mode: Mode, directives: &[(String, String)]) -> Vec<String> {

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::client::{Client, ClientError, Fields};
+use crate::fault::Act;
 use crate::observe::Status;
 use crate::passwords::Passwords;
 use crate::plan::Order;
@@ -277,7 +278,7 @@ impl<P: Lives> Talk<P> {
         let mut user = vec!["ACL", "SETUSER", "default", "on", "resetpass"];
         user.extend(rules.iter().map(String::as_str));
         for command in [user, vec!["CONFIG", "SET", "masterauth", &passwords.used]] {
-            match client.call(&command).await {
+            match Act::TellPassword.around(client.call(&command)).await {
                 Ok(_) => {}
                 Err(error) if error.keeps_connection() => {
                     tracing::warn!("{} does not take its passwords: {error}", self.peer.instance);
@@ -294,7 +295,20 @@ impl<P: Lives> Talk<P> {
     /// Sends the order and reports its outcome. An error means that the connection is of no use any more.
     async fn carry_out(&mut self, client: &mut Client, life: u64, order: Order) -> Result<(), ClientError> {
         let sent = Instant::now();
-        let result = match &order {
+        let doing = self.order(client, life, sent, &order);
+        let result = match Act::of(&order) {
+            Some(act) => act.around(doing).await,
+            None => doing.await,
+        };
+        let broken = result.as_ref().err().filter(|error| !error.keeps_connection()).map(ToString::to_string);
+        let instance = self.peer.instance.clone();
+        // The listener goes away only with the operator.
+        let _ = self.outcomes.send(Outcome { instance, order, result, sent, answered: Instant::now() }).await;
+        broken.map_or(Ok(()), |why| Err(ClientError::Protocol(why)))
+    }
+
+    async fn order(&self, client: &mut Client, life: u64, sent: Instant, order: &Order) -> Result<(), ClientError> {
+        match order {
             // Published as it is: the promise and what was true at its moment belong together (rule R2).
             Order::Promise { epoch } => client
                 .promise(*epoch)
@@ -314,12 +328,7 @@ impl<P: Lives> Talk<P> {
             Order::Handover { epoch, timeout_ms } => client.handover(*epoch, *timeout_ms).await.map(drop),
             Order::AcceptMaster => client.accept_master().await,
             Order::Await => client.await_role().await,
-        };
-        let broken = result.as_ref().err().filter(|error| !error.keeps_connection()).map(ToString::to_string);
-        let instance = self.peer.instance.clone();
-        // The listener goes away only with the operator.
-        let _ = self.outcomes.send(Outcome { instance, order, result, sent, answered: Instant::now() }).await;
-        broken.map_or(Ok(()), |why| Err(ClientError::Protocol(why)))
+        }
     }
 
     fn is_alive(&self, life: u64) -> bool {

@@ -7,6 +7,7 @@ use kube::{Api, Client, ResourceExt};
 
 use super::caches::{Caches, Key};
 use crate::api::ReplicatedRedis;
+use crate::fault::Act;
 use crate::storage::{to_grow, to_own};
 
 /// What came of it.
@@ -26,11 +27,11 @@ pub(super) fn claims(caches: &Caches, key: &Key) -> Vec<PersistentVolumeClaim> {
 pub(super) async fn keep(client: &Client, caches: &Caches, owner: &ReplicatedRedis) -> Asked {
     let key = (owner.namespace().unwrap_or_default(), owner.name_any());
     let api: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), &key.0);
-    let mut outcome = Asked::default();
+    let (mut outcome, params) = (Asked::default(), PatchParams::default());
     for claim in to_grow(owner, &claims(caches, &key)) {
         let name = claim.name_any();
         let size = serde_json::json!({"spec": {"resources": {"requests": {"storage": owner.spec.storage.size}}}});
-        match api.patch(&name, &PatchParams::default(), &Patch::Merge(size)).await {
+        match Act::GrowClaim.around(api.patch(&name, &params, &Patch::Merge(size))).await {
             Ok(_) => outcome.asked.push(name),
             Err(kube::Error::Api(status)) => outcome.refused = Some(status.message.clone()),
             Err(error) => outcome.refused = Some(error.to_string()),
@@ -40,8 +41,9 @@ pub(super) async fn keep(client: &Client, caches: &Caches, owner: &ReplicatedRed
         // With a precondition: owners of others are among them.
         let metadata = serde_json::json!({"resourceVersion": claim.resource_version(), "ownerReferences": owners});
         let patch = Patch::Merge(serde_json::json!({"metadata": metadata}));
-        if let Err(error) = api.patch(&claim.name_any(), &PatchParams::default(), &patch).await {
-            tracing::warn!("the owner of the claim {}: {error}", claim.name_any());
+        let name = claim.name_any();
+        if let Err(error) = Act::OwnClaim.around(api.patch(&name, &params, &patch)).await {
+            tracing::warn!("the owner of the claim {name}: {error}");
         }
     }
     outcome

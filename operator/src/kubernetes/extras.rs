@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::objects::{ApplyError, hash};
 use crate::api::ReplicatedRedis;
+use crate::fault::Act;
 use crate::resources::{self, MANAGED_BY_LABEL, MANAGER};
 
 /// Kind, namespace and name of those that there were when this operator began.
@@ -125,9 +126,10 @@ impl Worker<'_> {
         let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), &namespace, kind);
         match &wanted {
             Some(wanted) => {
-                api.patch(&name, &PatchParams::apply(MANAGER).force(), &Patch::Apply(wanted)).await.map(drop)?;
+                let params = PatchParams::apply(MANAGER).force();
+                Act::ApplyExtra.around(api.patch(&name, &params, &Patch::Apply(wanted))).await.map(drop)?;
             }
-            None => match api.delete(&name, &DeleteParams::default()).await {
+            None => match Act::DeleteExtra.around(api.delete(&name, &DeleteParams::default())).await {
                 Err(kube::Error::Api(status)) if status.code == 404 => {}
                 deleted => deleted.map(drop)?,
             },

@@ -15,6 +15,8 @@ use kube::{Api, Client, ResourceExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::fault::Act;
+
 /// How long a renewal counts, s. An operator that died is replaced after this time.
 const DURATION_S: i32 = 8;
 /// What of it the leader itself counts on: clocks may differ in pace by 2 %.
@@ -68,12 +70,13 @@ impl Candidate {
 
     /// Takes the lease if nobody has it, or renews it. Whether this one has it now.
     async fn attempt(&mut self) -> Result<bool> {
+        let params = PostParams::default();
         let call = async {
             if self.lease.is_none() {
                 self.lease = self.api.get_opt(&self.name).await.context("cannot read the Lease")?;
             }
             let Some(lease) = &self.lease else {
-                let created = self.api.create(&PostParams::default(), &self.renewed(None)).await;
+                let created = Act::WriteLead.around(self.api.create(&params, &self.renewed(None))).await;
                 return self.took(created);
             };
             if !self.is_free(&lease.clone()) {
@@ -82,7 +85,7 @@ impl Candidate {
                 return Ok(false);
             }
             let renewed = self.renewed(self.lease.as_ref());
-            let replaced = self.api.replace(&self.name, &PostParams::default(), &renewed).await;
+            let replaced = Act::WriteLead.around(self.api.replace(&self.name, &params, &renewed)).await;
             self.took(replaced)
         };
         match timeout(CALL_TIMEOUT, call).await {
@@ -195,6 +198,6 @@ impl Leading {
         let params = PostParams::default();
         let replace = self.candidate.api.replace(&self.candidate.name, &params, &lease);
         // If it fails, the others wait for the time to run out.
-        let _ = timeout(CALL_TIMEOUT, replace).await;
+        let _ = timeout(CALL_TIMEOUT, Act::GiveUpLead.around(replace)).await;
     }
 }

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::caches::{Cache, Caches, Kind};
 use super::recreate;
 use crate::api::ReplicatedRedis;
-use crate::fault::{Point, point};
+use crate::fault::Act;
 use crate::passwords::Passwords;
 use crate::resources::{self, MANAGER, Pool};
 
@@ -126,11 +126,9 @@ impl Applier<'_> {
     async fn apply<K: Kind + Serialize>(&self, desired: &K) -> Result<K, ApplyError> {
         let params = PatchParams::apply(MANAGER).force();
         tracing::debug!("applying {} {}", K::kind(&()), desired.name_any());
-        point(Point::ApplyObject);
-        let patched = self.api::<K>(desired).patch(&desired.name_any(), &params, &Patch::Apply(desired)).await;
-        let applied = patched.map_err(|error| failed(desired, error))?;
-        point(Point::ObjectApplied);
-        Ok(applied)
+        let (api, name) = (self.api::<K>(desired), desired.name_any());
+        let patched = Act::Apply.around(api.patch(&name, &params, &Patch::Apply(desired))).await;
+        patched.map_err(|error| failed(desired, error))
     }
 
     fn api<K>(&self, object: &K) -> Api<K>

@@ -12,6 +12,8 @@ use kube::api::{DeleteParams, Preconditions, PropagationPolicy};
 use kube::{Api, ResourceExt};
 use tokio::time::{Instant, sleep};
 
+use crate::fault::Act;
+
 /// The garbage collector lets go of the pods within moments; if it does not, everything is tried again later.
 const GONE_WITHIN: Duration = Duration::from_secs(10);
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
@@ -46,7 +48,7 @@ pub(super) async fn orphan(api: &Api<StatefulSet>, live: &StatefulSet) -> kube::
         preconditions: Some(Preconditions { uid: live.uid(), resource_version: None }),
         ..DeleteParams::default()
     };
-    match api.delete(&name, &params).await {
+    match Act::OrphanPods.around(api.delete(&name, &params)).await {
         Err(kube::Error::Api(status)) if status.is_not_found() => return Ok(()),
         deleted => deleted?,
     };

@@ -48,6 +48,16 @@ struct Shared {
     running: Mutex<HashMap<(String, String), (u32, Ipv4Addr)>>,
 }
 
+/// Where pods are.
+#[derive(Debug, Clone)]
+pub struct Addresses(Arc<Shared>);
+
+impl Addresses {
+    pub fn of(&self, namespace: &str, name: &str) -> Option<Ipv4Addr> {
+        Some(self.0.running.lock().get(&(namespace.to_string(), name.to_string()))?.1)
+    }
+}
+
 /// Loopback addresses are the machine's: no two kubelets of one process may give the same.
 static ADDRESSES: AtomicU32 = AtomicU32::new(2);
 
@@ -70,7 +80,12 @@ impl ProcessKubelet {
 
     /// The address of a pod whose process runs.
     pub fn address(&self, namespace: &str, name: &str) -> Option<Ipv4Addr> {
-        Some(self.shared.running.lock().get(&(namespace.to_string(), name.to_string()))?.1)
+        self.addresses().of(namespace, name)
+    }
+
+    /// The same for clients that outlive this borrow.
+    pub fn addresses(&self) -> Addresses {
+        Addresses(Arc::clone(&self.shared))
     }
 
     /// Sends a signal to a pod's process: `-9`, `-STOP` …

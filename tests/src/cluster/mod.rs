@@ -25,7 +25,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-pub use kubelet::ProcessKubelet;
+pub use kubelet::{Addresses, ProcessKubelet};
 pub use nodes::{Cluster, OPERATOR, SYSTEM};
 pub use operator::Operator;
 pub use runner::{Case, Needs, main};
@@ -196,6 +196,9 @@ impl ApiServer {
             format!("--kubeconfig={}", self.kubeconfig().display()),
             "--leader-elect=false".into(),
             "--secure-port=0".into(),
+            // Its own limit of 20 calls a second is for a cluster that lives longer.
+            "--kube-api-qps=500".into(),
+            "--kube-api-burst=500".into(),
             format!("--service-account-private-key-file={}", self.path("service-accounts.key").display()),
             // The nodes of these tests are names only, and their addresses are not fit for endpoint slices.
             "--controllers=*,-node-lifecycle-controller,-pod-garbage-collector-controller,-node-ipam-controller,\

@@ -57,6 +57,10 @@ impl Operator {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("a child can be asked").is_some()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

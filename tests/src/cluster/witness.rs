@@ -54,6 +54,8 @@ pub struct Witness {
     stop: Arc<AtomicBool>,
     seen: Arc<Mutex<Vec<Operation>>>,
     threads: Vec<JoinHandle<()>>,
+    /// Between two operations.
+    pace: Duration,
     /// A client on a node: it ends when its standard input does.
     remote: Option<Child>,
     /// Those that write.
@@ -97,16 +99,33 @@ impl Witness {
 
     fn silent() -> Witness {
         let (stop, seen) = (Arc::default(), Arc::default());
-        Witness { stop, seen, threads: Vec::new(), remote: None, writers: Vec::new() }
+        Witness { stop, seen, threads: Vec::new(), pace: PACE, remote: None, writers: Vec::new() }
+    }
+
+    /// One writer and one reader that look for the master themselves: `way` gives the next address to try, and the password.
+    pub fn wandering(
+        pace: Duration,
+        way: impl Fn(u64) -> Option<(SocketAddr, String)> + Send + Clone + 'static,
+    ) -> Witness {
+        let mut witness = Witness::silent();
+        witness.pace = pace;
+        witness.writers.push(1);
+        witness.run_on(Session::wandering(way.clone()), |session, n| session.write(1, n));
+        witness.run_on(Session::wandering(way), |session, _| session.read(1));
+        witness
     }
 
     fn run(
         &mut self,
         address: SocketAddr,
         password: &str,
-        mut ask: impl FnMut(&mut Session, u64) -> Operation + Send + 'static,
+        ask: impl FnMut(&mut Session, u64) -> Operation + Send + 'static,
     ) {
-        let mut session = Session::new(address, password);
+        self.run_on(Session::new(address, password), ask);
+    }
+
+    fn run_on(&mut self, mut session: Session, mut ask: impl FnMut(&mut Session, u64) -> Operation + Send + 'static) {
+        let pace = self.pace;
         let (stop, seen) = (Arc::clone(&self.stop), Arc::clone(&self.seen));
         self.threads.push(spawn(move || {
             for n in 1.. {
@@ -114,7 +133,7 @@ impl Witness {
                     return;
                 }
                 let operation = ask(&mut session, n);
-                sleep(pause_after(&operation));
+                sleep(pause_after(&operation, pace));
                 seen.lock().push(operation);
             }
         }));
@@ -178,8 +197,8 @@ fn is_accepted(operation: &Operation) -> bool {
     (operation.kind, operation.outcome) == (Kind::Write, Outcome::Ok)
 }
 
-fn pause_after(operation: &Operation) -> Duration {
-    if operation.outcome == Outcome::Ok { PACE } else { RECONNECT_PACE }
+fn pause_after(operation: &Operation, pace: Duration) -> Duration {
+    if operation.outcome == Outcome::Ok { pace } else { RECONNECT_PACE }
 }
 
 /// Runs as a program of its own: `witness CLIENT ADDRESS`, until standard input ends. Prints each operation as a line.
@@ -202,20 +221,26 @@ pub fn run_on_node(arguments: &[String]) {
         if writeln!(out, "{operation}").and_then(|()| out.flush()).is_err() {
             return;
         }
-        sleep(pause_after(&operation));
+        sleep(pause_after(&operation, PACE));
     }
 }
 
 /// A client with a connection, or on its way to one.
 struct Session {
-    address: SocketAddr,
-    password: String,
+    /// Where to connect to at the nth attempt, and with which password; `None`: nobody is there.
+    way: Box<dyn Fn(u64) -> Option<(SocketAddr, String)> + Send>,
+    attempts: u64,
     conn: Option<Conn>,
 }
 
 impl Session {
     fn new(address: SocketAddr, password: &str) -> Session {
-        Session { address, password: password.to_string(), conn: None }
+        let password = password.to_string();
+        Session::wandering(move |_| Some((address, password.clone())))
+    }
+
+    fn wandering(way: impl Fn(u64) -> Option<(SocketAddr, String)> + Send + 'static) -> Session {
+        Session { way: Box::new(way), attempts: 0, conn: None }
     }
 
     fn write(&mut self, client: Client, value: u64) -> Operation {
@@ -259,9 +284,12 @@ impl Session {
         let conn = match self.conn.take() {
             Some(conn) => self.conn.insert(conn),
             None => {
-                let mut conn = Conn::open_within(self.address, CONNECT_PATIENCE, PATIENCE)?;
-                if !self.password.is_empty() {
-                    let answer = conn.try_call(&["AUTH", &self.password])?;
+                self.attempts += 1;
+                let nobody = || std::io::Error::from(std::io::ErrorKind::NotFound);
+                let (address, password) = (self.way)(self.attempts).ok_or_else(nobody)?;
+                let mut conn = Conn::open_within(address, CONNECT_PATIENCE, PATIENCE)?;
+                if !password.is_empty() {
+                    let answer = conn.try_call(&["AUTH", &password])?;
                     if answer.is_error() {
                         return Err(std::io::Error::other(answer.to_string()));
                     }

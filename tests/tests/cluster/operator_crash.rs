@@ -1,12 +1,12 @@
 //! The operator dies at chosen actions of a failover, a switchover and a scaling, while clients go on. (Every action of each is
-//! tried with pods as processes: `tests/tests/operator_crash.rs`.)
+//! tried with pods as processes: `tests/tests/operator_crash`.)
 
 use std::time::Duration;
 
 use harness::cluster::history::Promise;
 use harness::cluster::{Case, Needs, Scene, Store};
 use harness::wait_for;
-use operator::fault::{Point, VARIABLE};
+use operator::fault::{Act, VARIABLE};
 
 pub(super) const CASES: &[Case] =
     &[Case { name: "operator_crash", needs: Needs::Nodes, limit: Duration::from_secs(300), run: operator_crash }];
@@ -24,29 +24,30 @@ fn operator_crash(scene: &Scene<'_>) {
     ));
     let store = scene.ready_store("shop", "{replicas: 2, durability: {writeQuorum: 1}, storage: {size: 64Mi}}");
     let witness = store.witness();
-    dies(scene, &store, Point::RecordWritten, "a failover", || store.signal(&store.master(), "-KILL"));
-    dies(scene, &store, Point::HandedOver, "a switchover", || {
+    dies(scene, &store, Act::WriteRecord, "a failover", || store.signal(&store.master(), "-KILL"));
+    dies(scene, &store, Act::Handover, "a switchover", || {
         scene.kubectl_ok(&["annotate", "rr", "shop", "replicated-redis.io/switchover=any"]);
     });
-    dies(scene, &store, Point::ApplyObject, "a scaling", || {
+    dies(scene, &store, Act::Apply, "a scaling", || {
         scene.kubectl_ok(&["scale", "rr/shop", "--replicas=3"]);
     });
     store.wait_for_members(4);
     store.judge(vec![witness], Promise::Quorum);
 }
 
-/// Tells the operator to die at that point, gives it the reason to come there, and waits until its successor has finished.
-fn dies(scene: &Scene<'_>, store: &Store<'_>, point: Point, what: &str, cause: impl FnOnce()) {
+/// Tells the operator to die when it has done that, gives it the reason to come there, and waits until its successor has finished.
+fn dies(scene: &Scene<'_>, store: &Store<'_>, act: Act, what: &str, cause: impl FnOnce()) {
     let cluster = scene.cluster;
+    let [_, point] = act.points();
     let (pod, node) = cluster.operator_pod();
     let restarts = || cluster.operator_field(&pod, ".status.containerStatuses[0].restartCount");
     let (before, epoch) = (restarts(), store.epoch());
     let order = cluster.empty_dir(&node, &cluster.operator_field(&pod, ".metadata.uid"), VOLUME).join("here");
-    std::fs::write(&order, format!("{}:1", point.name())).expect("the operator's volume is on this machine");
+    std::fs::write(&order, format!("{point}:1")).expect("the operator's volume is on this machine");
     cause();
-    wait_for(&format!("the operator to die at {}", point.name()), LIMIT, || restarts() != before);
+    wait_for(&format!("the operator to die {point}"), LIMIT, || restarts() != before);
     cluster.wait_for_operator();
     wait_for("its successor to finish", LIMIT, || store.epoch() > epoch);
     store.wait_ready(LIMIT);
-    scene.step(&format!("the operator died at {} of {what}, and another has finished it", point.name()));
+    scene.step(&format!("the operator died {point} in {what}, and another has finished it"));
 }

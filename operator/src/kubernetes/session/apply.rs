@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::{Failure, RETRY_PAUSE, Session, call};
 use crate::api::ReplicatedRedis;
 use crate::change::{Change, Kind};
-use crate::fault::{Point, point};
+use crate::fault::Act;
 use crate::link::{Outcome, POLL_BUSY, POLL_QUIET};
 use crate::observe::Observed;
 use crate::plan::{Action, Order, Plan};
@@ -59,10 +59,9 @@ impl Session {
         let mut object = self.object.clone();
         object.status.get_or_insert_default().record = Some(record.clone());
         let api: Api<ReplicatedRedis> = self.api();
-        point(Point::WriteRecord);
-        match call(api.replace_status(&self.key.1, &PostParams::default(), &object)).await {
+        let params = PostParams::default();
+        match Act::WriteRecord.around(call(api.replace_status(&self.key.1, &params, &object))).await {
             Ok(written) => {
-                point(Point::RecordWritten);
                 let before = self.record().cloned();
                 self.object = written;
                 if self.tenure.on_written(before.as_ref(), record, self.clock.now()) {
@@ -84,9 +83,6 @@ impl Session {
             return;
         }
         let Some(pod) = self.pods.get_mut(name) else { return };
-        if let Some((before, _)) = points_of(order) {
-            point(before);
-        }
         if pod.order(order.clone())
             && let Order::Lease { token, .. } = order
         {
@@ -149,9 +145,6 @@ impl Session {
         if let Some(pod) = self.pods.get_mut(&outcome.instance) {
             pod.on_outcome(outcome);
         }
-        if let (Some((_, after)), Ok(())) = (points_of(&outcome.order), &outcome.result) {
-            point(after);
-        }
         match (&outcome.order, &outcome.result) {
             (Order::Handover { .. }, Ok(())) => {
                 if let Some(change) = self.change.as_mut() {
@@ -163,17 +156,5 @@ impl Session {
             }
             (_, Ok(()) | Err(_)) => {}
         }
-    }
-}
-
-/// Before an order is sent, and after its answer was heard.
-fn points_of(order: &Order) -> Option<(Point, Point)> {
-    match order {
-        Order::Promise { .. } => Some((Point::Promise, Point::Promised)),
-        Order::Promote { .. } => Some((Point::Promote, Point::Promoted)),
-        Order::Lease { .. } => Some((Point::Lease, Point::Leased)),
-        Order::Follow { .. } | Order::FollowExternal { .. } => Some((Point::Follow, Point::Followed)),
-        Order::Handover { .. } => Some((Point::Handover, Point::HandedOver)),
-        Order::AcceptMaster | Order::Await => None,
     }
 }

@@ -15,6 +15,7 @@ use super::password::PasswordWatch;
 use super::{Session, call};
 use crate::api::{BootstrapPhase, ExternalMaster, Promote, ReplicatedRedis};
 use crate::client::Client;
+use crate::fault::Act;
 use crate::observe::{External, Observed, Password, Promotion};
 use crate::plan::Plan;
 use crate::resources;
@@ -164,7 +165,8 @@ impl Session {
         }
         let heard = serde_json::json!({"metadata": {"annotations": {PROMOTE: null}}});
         let api: Api<ReplicatedRedis> = self.api();
-        match call(api.patch(&self.key.1, &PatchParams::default(), &Patch::Merge(heard))).await {
+        let (params, patch) = (PatchParams::default(), Patch::Merge(heard));
+        match Act::TakeOffWish.around(call(api.patch(&self.key.1, &params, &patch))).await {
             Ok(object) => self.object = object,
             Err(error) => self.problem(&format!("cannot take off an annotation: {error}")).await,
         }

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{Failure, RETRY_PAUSE, Session, call};
-use crate::fault::{Point, point};
+use crate::fault::Act;
 use crate::kubernetes::pod::PodInstance;
 use crate::local::files::random_hex;
 use crate::passwords::{Passwords, Step};
@@ -103,9 +103,8 @@ impl Session {
         let password = self.passwords.as_ref().map_or_else(random_hex::<20>, |passwords| passwords.used.clone());
         let secret = resources::generated_password(&self.object, &password);
         let api: Api<Secret> = self.api();
-        point(Point::CreatePassword);
-        match call(api.create(&PostParams::default(), &secret)).await {
-            Ok(_) => point(Point::PasswordCreated),
+        match Act::CreatePassword.around(call(api.create(&PostParams::default(), &secret))).await {
+            Ok(_) => {}
             Err(Failure::Api(kube::Error::Api(status))) if status.is_already_exists() => {}
             Err(error) => {
                 self.retry_at = Some(Instant::now() + RETRY_PAUSE);

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::{Session, call};
 use crate::api::{Phase, ReplicatedRedis, ReplicatedRedisStatus};
-use crate::fault::{Point, point};
+use crate::fault::Act;
 use crate::kubernetes::objects::is_at_least;
 use crate::metrics::State;
 use crate::observe::Observed;
@@ -48,11 +48,10 @@ impl Session {
         let (api, bell) = (self.api::<ReplicatedRedis>(), Arc::clone(&self.reports.changed));
         self.report.write = Some(tokio::spawn(async move {
             // Refused when anything has changed meanwhile: then it is made again from what is there.
-            point(Point::WriteStatus);
-            let written = call(api.replace_status(&object.name_any(), &PostParams::default(), &object)).await.ok();
-            point(Point::StatusWritten);
+            let (name, params) = (object.name_any(), PostParams::default());
+            let written = Act::WriteStatus.around(call(api.replace_status(&name, &params, &object))).await;
             bell.notify_one();
-            written
+            written.ok()
         }));
     }
 
@@ -160,7 +159,7 @@ impl Session {
 fn publish(recorder: Recorder, about: &ObjectReference, event: Event) {
     let about = about.clone();
     tokio::spawn(async move {
-        if let Err(error) = call(recorder.publish(&event, &about)).await {
+        if let Err(error) = Act::PublishEvent.around(call(recorder.publish(&event, &about))).await {
             tracing::warn!("cannot publish an event: {error}");
         }
     });

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use super::{Failure, RETRY_PAUSE, Session, call};
 use crate::api::{DefaultImage, Reconciliation, StorageType, UpdateState, UpdateStatus, UpdateStrategy};
+use crate::fault::Act;
 use crate::kubernetes::pod;
 use crate::observe::Observed;
 use crate::plan::Plan;
@@ -208,7 +209,7 @@ impl Session {
         let task = tokio::spawn({
             let name = name.clone();
             async move {
-                let evicted = call(api.evict(&name, &params)).await.map(drop);
+                let evicted = Act::Evict.around(call(api.evict(&name, &params))).await.map(drop);
                 bell.notify_one();
                 evicted
             }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::{Failure, RETRY_PAUSE, Session, call};
 use crate::api::ReplicatedRedis;
-use crate::fault::{Point, point};
+use crate::fault::Act;
 use crate::kubernetes::Context;
 use crate::kubernetes::claims::{self, Asked};
 use crate::kubernetes::extras::{self, Applied, Monitored};
@@ -276,9 +276,7 @@ impl Work {
                 "labels": {ROLE_LABEL: role},
             }
         });
-        point(Point::Label);
-        call(self.api::<Pod>().patch(&pod.name_any(), &PatchParams::default(), &Patch::Merge(patch))).await?;
-        point(Point::Labelled);
-        Ok(())
+        let (api, name, params) = (self.api::<Pod>(), pod.name_any(), PatchParams::default());
+        Act::Label.around(call(api.patch(&name, &params, &Patch::Merge(patch)))).await.map(drop)
     }
 }

@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::rollout::CONTINUE_UPDATE;
 use super::{Session, call};
 use crate::api::ReplicatedRedis;
-use crate::fault::{Point, point};
+use crate::fault::Act;
 use crate::record::Target;
 
 /// Annotation by which a person asks for a switchover: the name of an instance, or `any`. It is taken off when it was heard.
@@ -79,10 +79,9 @@ impl Session {
             annotations.iter().map(|name| (name.to_string(), serde_json::Value::Null)).collect();
         let patch = Patch::Merge(serde_json::json!({"metadata": {"annotations": nothing}}));
         let api: Api<ReplicatedRedis> = self.api();
-        point(Point::TakeOffWish);
-        match call(api.patch(&self.key.1, &PatchParams::default(), &patch)).await {
+        let params = PatchParams::default();
+        match Act::TakeOffWish.around(call(api.patch(&self.key.1, &params, &patch))).await {
             Ok(object) => {
-                point(Point::WishTakenOff);
                 self.object = object;
                 self.switchover_begun = false;
             }
