@@ -58,7 +58,10 @@ pub fn execute(args: RunArgs) -> Result<()> {
 }
 
 async fn run(args: RunArgs) -> Result<()> {
-    let config = Config::infer().await.context("no Kubernetes configuration: neither in a pod nor by KUBECONFIG")?;
+    let mut config =
+        Config::infer().await.context("no Kubernetes configuration: neither in a pod nor by KUBECONFIG")?;
+    // What is refused is looked at again by its own loop. Tried again in here, a full budget would be a silent API server.
+    config.default_retry = false;
     let namespace = args.lease_namespace.unwrap_or_else(|| config.default_namespace.clone());
     let metrics = Metrics::new("kubernetes");
     let builder = ClientBuilder::try_from(config).context("the Kubernetes configuration cannot be used")?;

@@ -1,7 +1,8 @@
 //! Rolling updates: what [`crate::plan::rollout`] decides about pods is told and carried out here, beside the loop.
 //!
 //! A pod is evicted, not deleted: the API server counts it against the PodDisruptionBudget in the same step, so a drain at the
-//! same moment and this cannot take two. The uid and version of the pod that was looked at are the precondition.
+//! same moment and this cannot take two. The uid of the pod that was looked at is the precondition. Its version is not: the
+//! API server charges the budget before it looks at it, and an eviction that it then refuses blocks the budget for two minutes.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -203,7 +204,7 @@ impl Session {
         }
         let (name, uid) = (pod.name_any(), pod.uid());
         let (api, bell) = (self.api::<Pod>(), Arc::clone(&self.reports.changed));
-        let the_very_one = Preconditions { uid: uid.clone(), resource_version: pod.resource_version() };
+        let the_very_one = Preconditions { uid: uid.clone(), resource_version: None };
         let options = DeleteParams { preconditions: Some(the_very_one), ..DeleteParams::default() };
         let params = EvictParams { delete_options: Some(options), ..EvictParams::default() };
         let task = tokio::spawn({
