@@ -254,7 +254,7 @@ fn a_network_policy_and_monitors_are_made_when_they_are_asked_for_and_go_when_no
     let api = ApiServer::start();
     api.install_crd();
     let _kubelet = ProcessKubelet::start(&api);
-    let _operator = Operator::start(&api, "operator-a");
+    let mut operator = Operator::start(&api, "operator-a");
     let apply = |spec: &str| {
         let head = "apiVersion: replicated-redis.io/v1alpha1\nkind: ReplicatedRedis\nmetadata: {name: asked}";
         api.apply_ok(&format!("{head}\nspec: {spec}\n"));
@@ -295,6 +295,34 @@ fn a_network_policy_and_monitors_are_made_when_they_are_asked_for_and_go_when_no
     std::fs::write(file.path(), &rules).unwrap();
     let checked = promtool(&["check", "rules", file.path().to_str().unwrap()], "");
     assert!(checked.status.success(), "{checked:?}\n{rules}");
+
+    // What others do to them is put back, by this operator and by one that finds them.
+    let uid = |object: &str| {
+        let got = api.kubectl(&["get", object, "-o", "jsonpath={.metadata.uid}"]);
+        String::from_utf8_lossy(&got.stdout).into_owned()
+    };
+    let drifts = [
+        ("networkpolicy/asked", r#"{"spec": {"ingress": []}}"#),
+        ("podmonitor/asked", r#"{"spec": {"podTargetLabels": ["a"]}}"#),
+        ("prometheusrule/asked", r#"{"spec": {"groups": [{"name": "a"}]}}"#),
+    ];
+    let spec = |object: &str| api.kubectl_ok(&["get", object, "-o", "jsonpath={.spec}"]);
+    let mut _next = None;
+    for is_next in [false, true] {
+        if is_next {
+            operator.end("-TERM");
+            _next = Some(Operator::start(&api, "operator-b"));
+            wait_for("the next operator", SOON, || field(".status.record.holder").starts_with("operator-b"));
+        }
+        for (object, drift) in drifts {
+            let old = uid(object);
+            api.kubectl_ok(&["delete", object]);
+            wait_for("a deleted object to be back", SOON, || !uid(object).is_empty() && uid(object) != old);
+            let before = spec(object);
+            api.kubectl_ok(&["patch", object, "--type=merge", "-p", drift]);
+            wait_for("a changed object to be put right", SOON, || spec(object) == before);
+        }
+    }
 
     // None of it is wanted any more.
     apply("{replicas: 0, config: {hz: \"11\"}}");

@@ -33,10 +33,10 @@ What it watches it does not ask for again, so "get" is mostly missing.
 # What only some datastores ask for: spec.networkPolicy and spec.monitoring.
 - apiGroups: [networking.k8s.io]
   resources: [networkpolicies]
-  verbs: [list, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 - apiGroups: [monitoring.coreos.com]
   resources: [podmonitors, prometheusrules]
-  verbs: [list, create, patch, delete]
+  verbs: [list, watch, create, patch, delete]
 # Rolling updates.
 - apiGroups: [""]
   resources: [pods/eviction]

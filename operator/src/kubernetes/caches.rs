@@ -21,6 +21,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
+use super::objects::is_at_least;
 use crate::api::ReplicatedRedis;
 use crate::resources::{CLUSTER_LABEL, MANAGED_BY_LABEL, MANAGER};
 
@@ -51,27 +52,35 @@ where
     K::DynamicType: Eq + Hash,
 {
     /// By namespace; one without namespace holds all.
-    stores: Vec<(Option<String>, Store<K>)>,
+    stores: Vec<(Option<String>, Store<K>, Version)>,
 }
+
+/// The highest version that was seen, of whatever object.
+type Version = Arc<Mutex<Option<String>>>;
 
 impl<K: Kind> Cache<K> {
     pub(super) fn get(&self, namespace: &str, name: &str) -> Option<Arc<K>> {
-        self.store(namespace)?.get(&ObjectRef::new(name).within(namespace))
+        self.store(namespace)?.0.get(&ObjectRef::new(name).within(namespace))
+    }
+
+    /// Up to which version the objects of a namespace were seen, deleted ones included.
+    pub(super) fn version(&self, namespace: &str) -> Option<String> {
+        self.store(namespace)?.1.lock().clone()
     }
 
     /// Those that belong to the datastore `key`.
     pub(super) fn of(&self, key: &Key) -> Vec<Arc<K>> {
         let is_its = |object: &K| object.namespace().as_ref() == Some(&key.0) && cluster(object) == Some(&key.1);
-        self.store(&key.0).map(|store| store.state_filter(is_its)).unwrap_or_default()
+        self.store(&key.0).map(|(store, _)| store.state_filter(is_its)).unwrap_or_default()
     }
 
-    fn store(&self, namespace: &str) -> Option<&Store<K>> {
+    fn store(&self, namespace: &str) -> Option<(&Store<K>, &Version)> {
         let holds = |scope: &Option<String>| scope.as_deref().is_none_or(|scope| scope == namespace);
-        self.stores.iter().find(|(scope, _)| holds(scope)).map(|(_, store)| store)
+        self.stores.iter().find(|(scope, ..)| holds(scope)).map(|(_, store, version)| (store, version))
     }
 
     async fn ready(&self) {
-        for (_, store) in &self.stores {
+        for (_, store, _) in &self.stores {
             // The writer lives in a task that ends with the operator only.
             let _ = store.wait_until_ready().await;
         }
@@ -107,7 +116,7 @@ impl Hub {
         self.0.lock().remove(key);
     }
 
-    fn ring(&self, key: &Key) {
+    pub(super) fn ring(&self, key: &Key) {
         if let Some(bell) = self.0.lock().get_mut(key) {
             bell.seen += 1;
             bell.rings.notify_one();
@@ -220,8 +229,10 @@ impl Place<'_> {
                 Some(namespace) => Api::namespaced(self.client.clone(), namespace),
             };
             let (store, writer) = reflector::store();
-            self.watches.spawn(follow(api, config.clone(), writer, Arc::clone(self.hub), tell.clone()));
-            stores.push((scope, store));
+            let version = Version::default();
+            let seen = Arc::clone(&version);
+            self.watches.spawn(follow(api, config.clone(), writer, seen, Arc::clone(self.hub), tell.clone()));
+            stores.push((scope, store, version));
         }
         Cache { stores }
     }
@@ -231,23 +242,45 @@ async fn follow<K: Kind>(
     api: Api<K>,
     config: Config,
     writer: Writer<K>,
+    version: Version,
     hub: Arc<Hub>,
     tell: impl Fn(bool, &K) + Send + 'static,
 ) {
     let mut events = std::pin::pin!(watcher(api, config).default_backoff().reflect(writer));
+    let mut listed = None;
     while let Some(event) = events.next().await {
         match event {
-            Ok(Event::Apply(object) | Event::InitApply(object)) => {
+            // A list is in the store when it is whole.
+            Ok(Event::InitApply(object)) => {
+                note_version(&mut listed, &object);
+                tell(false, &object);
+                ring(&hub, &object);
+            }
+            Ok(Event::Apply(object)) => {
+                note_version(&mut version.lock(), &object);
                 tell(false, &object);
                 ring(&hub, &object);
             }
             Ok(Event::Delete(object)) => {
+                note_version(&mut version.lock(), &object);
                 tell(true, &object);
                 ring(&hub, &object);
             }
-            Ok(Event::Init | Event::InitDone) => {}
+            Ok(Event::Init) => {}
+            Ok(Event::InitDone) => {
+                let mut version = version.lock();
+                *version = listed.take().or(version.take());
+            }
             Err(error) => tracing::warn!("watching {}: {error}", K::plural(&())),
         }
+    }
+}
+
+/// Keeps the higher version.
+pub(super) fn note_version(highest: &mut Option<String>, object: &impl ResourceExt) {
+    let version = object.resource_version();
+    if version.as_ref().is_some_and(|version| !is_at_least(highest.clone(), version)) {
+        *highest = version;
     }
 }
 

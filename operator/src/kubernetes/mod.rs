@@ -40,8 +40,8 @@ struct Context {
     image: String,
     /// Where the operator's pods run.
     namespace: String,
-    /// What there was of the objects that only some datastores have.
-    found: extras::Found,
+    /// What there is of the objects that only some datastores have.
+    extras: extras::Extras,
     reporter: Reporter,
     metrics: Metrics,
 }

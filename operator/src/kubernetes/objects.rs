@@ -102,32 +102,27 @@ impl Applier<'_> {
         recreate::orphan(&api, &live).await.map_err(|error| failed(desired, error))
     }
 
-    async fn one<K: Kind + Serialize>(&mut self, cache: &Cache<K>, mut desired: K) -> Result<(), ApplyError> {
-        let hash = hash(&desired);
-        desired.annotations_mut().insert(APPLIED.into(), hash.clone());
+    async fn one<K: Kind + Serialize>(&mut self, cache: &Cache<K>, desired: K) -> Result<(), ApplyError> {
+        let mut wanted = to_json(&desired);
+        let hash = mark(&mut wanted);
         let (namespace, name) = (desired.namespace().unwrap_or_default(), desired.name_any());
         let key = (K::kind(&()).to_string(), name.clone());
-        let live = cache.get(&namespace, &name);
-        if let Some((applied, version)) = self.pending.get(&key) {
-            let seen = live.as_ref().is_some_and(|live| is_at_least(live.resource_version(), version));
-            if !seen && *applied == hash {
-                return Ok(());
-            }
-            self.pending.remove(&key);
-        }
-        if live.is_some_and(|live| holds(&to_json(&*live), &to_json(&desired))) {
+        // Before the object: what is seen of it is then at least as new.
+        let version = cache.version(&namespace);
+        let object = cache.get(&namespace, &name).map(|live| to_json(&*live));
+        if is_as_wanted(self.pending, &key, &Live { object, version }, &hash, &wanted) {
             return Ok(());
         }
-        let applied = self.apply(&desired).await?;
+        let applied = self.apply(&desired, &wanted).await?;
         self.pending.insert(key, (hash, applied.resource_version().unwrap_or_default()));
         Ok(())
     }
 
-    async fn apply<K: Kind + Serialize>(&self, desired: &K) -> Result<K, ApplyError> {
+    async fn apply<K: Kind>(&self, desired: &K, wanted: &Value) -> Result<K, ApplyError> {
         let params = PatchParams::apply(MANAGER).force();
         tracing::debug!("applying {} {}", K::kind(&()), desired.name_any());
         let (api, name) = (self.api::<K>(desired), desired.name_any());
-        let patched = Act::Apply.around(api.patch(&name, &params, &Patch::Apply(desired))).await;
+        let patched = Act::Apply.around(api.patch(&name, &params, &Patch::Apply(wanted))).await;
         patched.map_err(|error| failed(desired, error))
     }
 
@@ -147,6 +142,38 @@ fn is_immutable(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if status.is_invalid() && status.message.contains("updates to statefulset spec"))
 }
 
+/// What is seen of an object.
+pub(super) struct Live {
+    pub(super) object: Option<Value>,
+    /// Up to which version its kind was seen, deleted objects included.
+    pub(super) version: Option<String>,
+}
+
+/// Writes the hash of an object into it, and returns it.
+pub(super) fn mark(desired: &mut Value) -> String {
+    let hash = hash(desired);
+    desired["metadata"]["annotations"][APPLIED] = Value::from(hash.clone());
+    hash
+}
+
+/// Whether nothing is to be done about an object: it is as `desired` says, which is marked with `hash`, or was made so and
+/// has not been seen yet.
+pub(super) fn is_as_wanted(
+    pending: &mut Pending,
+    key: &(String, String),
+    live: &Live,
+    hash: &str,
+    desired: &Value,
+) -> bool {
+    if let Some((applied, version)) = pending.get(key) {
+        if *applied == hash && !is_at_least(live.version.clone(), version) {
+            return true;
+        }
+        pending.remove(key);
+    }
+    live.object.as_ref().is_some_and(|live| holds(live, desired))
+}
+
 /// Whether an object is at `version` or later.
 pub(super) fn is_at_least(resource_version: Option<String>, version: &str) -> bool {
     let number = |text: &str| text.parse::<u128>().ok();
@@ -163,10 +190,10 @@ fn to_json<K: Serialize>(object: &K) -> Value {
     serde_json::to_value(object).expect("an object of the API is JSON")
 }
 
-pub(super) fn hash<K: Serialize>(object: &K) -> String {
+fn hash(object: &Value) -> String {
     let mut hasher = DefaultHasher::new();
-    // Maps of the API's types are sorted.
-    to_json(object).to_string().hash(&mut hasher);
+    // Maps are sorted.
+    object.to_string().hash(&mut hasher);
     format!("{:016x}", hasher.finish())
 }
 
@@ -224,6 +251,22 @@ mod tests {
         let sidecar = json!([{"name": "theirs"}, {"name": "server", "image": "a", "imagePullPolicy": "Always"}]);
         assert!(holds(&sidecar, &json!([{"name": "server", "image": "a"}])));
         assert!(!holds(&sidecar, &json!([{"name": "server", "image": "b"}])));
+    }
+
+    /// It was deleted before it was seen: what is pending hid that for ever.
+    #[test]
+    fn what_was_made_and_has_not_been_seen_is_let_be_and_what_is_gone_is_made_again() {
+        let mut wanted = json!({"metadata": {"name": "a"}});
+        let hash = mark(&mut wanted);
+        let key = ("Service".to_string(), "a".to_string());
+        let mut pending = Pending::from([(key.clone(), (hash.clone(), "7".to_string()))]);
+        let mut as_wanted = |object: Option<&Value>, version: &str| {
+            let live = Live { object: object.cloned(), version: Some(version.into()) };
+            is_as_wanted(&mut pending, &key, &live, &hash, &wanted)
+        };
+        assert!(as_wanted(None, "6"));
+        assert!(as_wanted(Some(&wanted), "7"));
+        assert!(!as_wanted(None, "8"), "it was seen to go");
     }
 
     #[test]

@@ -16,11 +16,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::Context;
 use super::caches::{Caches, Key, News};
 use super::calls::CountCalls;
+use super::extras::Extras;
 use super::leader::Candidate;
 use super::session::Session;
-use super::{Context, extras};
 use crate::local::files::random_hex;
 use crate::metrics::{Metrics, MetricsServer};
 use crate::resources::{CLUSTER_LABEL, MANAGER};
@@ -95,7 +96,7 @@ async fn run(args: RunArgs) -> Result<()> {
             }
         );
         let reporter = Reporter { controller: MANAGER.to_string(), instance: Some(identity.clone()) };
-        let found = extras::find(&client, &args.watch_namespaces).await;
+        let extras = Extras::start(&client, &args.watch_namespaces, &caches.hub).await;
         let context = Context {
             reporter,
             client: client.clone(),
@@ -104,7 +105,7 @@ async fn run(args: RunArgs) -> Result<()> {
             identity: identity.clone(),
             image: args.server_image.clone(),
             namespace: namespace.clone(),
-            found,
+            extras,
             metrics,
         };
         Sessions::default().serve(Arc::new(context), news).await;

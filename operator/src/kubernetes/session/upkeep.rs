@@ -17,7 +17,7 @@ use crate::api::ReplicatedRedis;
 use crate::fault::Act;
 use crate::kubernetes::Context;
 use crate::kubernetes::claims::{self, Asked};
-use crate::kubernetes::extras::{self, Applied, Monitored};
+use crate::kubernetes::extras::{self, Monitored};
 use crate::kubernetes::objects::{Applier, ApplyError, Pending};
 use crate::observe::{Observed, Role};
 use crate::passwords::Passwords;
@@ -37,7 +37,7 @@ pub(super) struct Upkeep {
     task: Option<JoinHandle<Upkept>>,
     retry_at: Option<Instant>,
     applied: Pending,
-    extras: Applied,
+    extras: Pending,
     /// What has come of `spec.monitoring`, and when it was tried.
     pub(super) monitored: Monitored,
     tried_at: Option<Instant>,
@@ -61,7 +61,7 @@ struct Inputs {
 #[derive(Debug)]
 struct Upkept {
     applied: Pending,
-    extras: Applied,
+    extras: Pending,
     monitored: Monitored,
     outcome: Result<(), ApplyError>,
     /// The objects were tried: `outcome` says whether the spec can be carried out.
@@ -225,7 +225,7 @@ struct Work {
     passwords: Option<Passwords>,
     leads_to: Option<String>,
     applied: Pending,
-    extras: Applied,
+    extras: Pending,
     labels: Vec<(Arc<Pod>, Option<&'static str>)>,
 }
 
@@ -246,9 +246,9 @@ impl Work {
         let mut monitored = None;
         if let (Some(passwords), Some(image), true) = (&self.passwords, &self.image, outcome.is_ok()) {
             outcome = applier.everything(&self.object, self.pods, image, self.config, passwords).await;
-            let (client, namespace, found) = (&context.client, &context.namespace, &context.found);
             let fenced;
-            (fenced, monitored) = extras::apply(client, &self.object, namespace, found, &mut self.extras).await;
+            (fenced, monitored) =
+                extras::apply(&context.extras, &self.object, &context.namespace, &mut self.extras).await;
             outcome = outcome.and(fenced);
         }
         let asked = match tried {
