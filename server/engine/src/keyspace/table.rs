@@ -7,12 +7,13 @@
 //!
 //! A segment has 64 buckets of 8 slots (one cache line each). An entry lies in its home bucket, in the bucket behind
 //! it, or in the segment's overflow list - so a visit of a *home position* looks at three places and finds everything.
-//! A full segment splits in two by the next bit of the prefix: the cost of growing is bounded by one segment, there is
-//! no rehash of the whole.
+//! A full segment splits in two by the next bit of the prefix, and two halves that are nearly empty become one again:
+//! the cost of growing and of shrinking is bounded by one segment, there is no rehash of the whole.
 //!
-//! [`Cursor`] is a position in hash order (prefix, then home bucket). Entries never move to an earlier position that
-//! was not visited, so SCAN, the snapshot and active expiry, which all go by cursor, may see an entry twice after a
-//! split but never miss one.
+//! [`Cursor`] is a position in hash order (prefix, then home bucket), with the depth of the segment that it lies in. A
+//! split moves no entry to an earlier position. Where segments were merged since, the visit begins again at the first
+//! bucket of what they became: what was the upper one has entries in buckets that have been passed in the lower one. So
+//! SCAN, the snapshot and active expiry, which all go by cursor, may see an entry twice but never miss one.
 
 use super::entry::{EntryMut, EntryRef, Slot, ValueRef, prefetch};
 use crate::Rng;
@@ -22,6 +23,8 @@ const BUCKETS: usize = 64;
 const SLOTS: usize = 8;
 /// A segment splits when more entries than this found no place in their two buckets.
 const OVERFLOW_MAX: usize = 12;
+/// Two halves with so many entries at most become one segment, a quarter full: it does not split again soon.
+const MERGE_MAX: u32 = 128;
 /// Splits end here, so that keys of equal hash prefix (an attack, or one in 2^20 segments) grow an overflow list
 /// instead of doubling the directory for ever.
 const DEPTH_MAX: u32 = 24;
@@ -34,31 +37,50 @@ struct Buckets([Bucket; BUCKETS]);
 struct Segment {
     buckets: Box<Buckets>,
     overflow: Vec<Slot>,
-    /// Leading prefix bits that all entries share.
+    /// Leading prefix bits that all entries share, and the first prefix that has them.
     depth: u32,
+    prefix: u32,
     len: u32,
     expiring: u32,
 }
 
 impl Segment {
-    fn new(depth: u32) -> Self {
+    fn new(depth: u32, prefix: u32) -> Self {
         let buckets = Box::new(Buckets(std::array::from_fn(|_| [const { None }; SLOTS])));
-        Self { buckets, overflow: Vec::new(), depth, len: 0, expiring: 0 }
+        Self { buckets, overflow: Vec::new(), depth, prefix, len: 0, expiring: 0 }
     }
 }
 
 impl Segment {
-    /// The position behind this one: the next bucket, or the next segment.
-    fn next_position(&self, cursor: Cursor) -> Option<Cursor> {
-        let (prefix, bucket) = cursor.parts();
-        if self.len > 0 && bucket + 1 < BUCKETS { Some(Cursor(cursor.0 + 1)) } else { self.behind(prefix) }
+    /// The position behind this bucket: the next one, or the next segment.
+    fn next_position(&self, bucket: usize) -> Option<Cursor> {
+        let more = self.len > 0 && bucket + 1 < BUCKETS;
+        if more { Some(Cursor::new(self.prefix, bucket + 1, self.depth)) } else { self.behind() }
     }
 
-    /// The first position behind this segment, of which `prefix` is one.
-    fn behind(&self, prefix: u32) -> Option<Cursor> {
-        let width = 1u64 << (32 - self.depth);
-        let next = (u64::from(prefix) / width + 1) * width;
-        (next < 1 << 32).then_some(Cursor(next << BUCKETS.ilog2()))
+    /// The first position behind this segment.
+    fn behind(&self) -> Option<Cursor> {
+        let next = u64::from(self.prefix) + (1 << (32 - self.depth));
+        u32::try_from(next).ok().map(|prefix| Cursor::new(prefix, 0, 0))
+    }
+
+    /// The bucket of a cursor that lies in this segment.
+    fn bucket(&self, cursor: Cursor) -> usize {
+        if self.depth < cursor.depth() { 0 } else { cursor.bucket() }
+    }
+
+    /// Puts an entry in; it is one more.
+    fn add(&mut self, slot: Slot) {
+        self.len += 1;
+        self.expiring += u32::from(slot.get().expires_ms().is_some());
+        match free_slot(self, home(slot.tag())) {
+            Some((bucket, i)) => self.buckets.0[bucket][i] = Some(slot),
+            None => self.overflow.push(slot),
+        }
+    }
+
+    fn into_slots(self) -> impl Iterator<Item = Slot> {
+        self.buckets.0.into_iter().flatten().flatten().chain(self.overflow)
     }
 }
 
@@ -75,8 +97,14 @@ pub struct Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Cursor(u64);
 
+const DEPTH_BITS: u32 = DEPTH_MAX.next_power_of_two().ilog2();
+
 impl Cursor {
-    pub const BITS: u32 = 32 + BUCKETS.ilog2();
+    pub const BITS: u32 = 32 + BUCKETS.ilog2() + DEPTH_BITS;
+
+    fn new(prefix: u32, bucket: usize, depth: u32) -> Self {
+        Self(((u64::from(prefix) << BUCKETS.ilog2()) | bucket as u64) << DEPTH_BITS | u64::from(depth))
+    }
 
     pub fn from_bits(bits: u64) -> Self {
         Self(bits & ((1 << Self::BITS) - 1))
@@ -86,8 +114,17 @@ impl Cursor {
         self.0
     }
 
-    fn parts(self) -> (u32, usize) {
-        ((self.0 >> BUCKETS.ilog2()) as u32, self.0 as usize % BUCKETS)
+    fn prefix(self) -> u32 {
+        (self.0 >> (BUCKETS.ilog2() + DEPTH_BITS)) as u32
+    }
+
+    fn bucket(self) -> usize {
+        (self.0 >> DEPTH_BITS) as usize % BUCKETS
+    }
+
+    /// Of the segment when the cursor was made.
+    fn depth(self) -> u32 {
+        self.0 as u32 & ((1 << DEPTH_BITS) - 1)
     }
 }
 
@@ -112,6 +149,8 @@ pub struct Table {
     directory: Vec<u32>,
     segments: Vec<Segment>,
     depth: u32,
+    /// Segments of that depth; the directory halves where there are none.
+    deepest: usize,
     len: usize,
     expiring: usize,
     /// Some overflow list has been longer than [`OVERFLOW_MAX`].
@@ -268,7 +307,7 @@ impl Table {
     /// `rehash` gives any key's hash, for splits.
     pub fn insert(&mut self, hash: u64, slot: Slot, rehash: impl Fn(&[u8]) -> u64) -> Place {
         if self.directory.is_empty() {
-            self.segments.push(Segment::new(0));
+            self.segments.push(Segment::new(0, 0));
             self.directory.push(0);
         }
         let expires = slot.get().expires_ms().is_some();
@@ -302,40 +341,87 @@ impl Table {
         };
         segment.len -= 1;
         self.len -= 1;
+        let few = segment.len <= MERGE_MAX && segment.depth > 0;
         self.count_expiring(place.segment, slot.get().expires_ms().is_some(), false);
+        if few {
+            self.merge(place.segment as usize);
+        }
         slot
     }
 
     fn split(&mut self, number: usize, rehash: &impl Fn(&[u8]) -> u64) {
-        let depth = self.segments[number].depth + 1;
+        let Segment { depth, prefix: first, .. } = self.segments[number];
+        let (depth, middle) = (depth + 1, first | 1 << (31 - depth));
         if depth > self.depth {
             self.directory = self.directory.iter().flat_map(|&n| [n, n]).collect();
             self.depth += 1;
+            self.deepest = 0;
         }
-        let old = std::mem::replace(&mut self.segments[number], Segment::new(depth));
+        if depth == self.depth {
+            self.deepest += 2;
+        }
+        let old = std::mem::replace(&mut self.segments[number], Segment::new(depth, first));
         let sibling = self.segments.len();
-        self.segments.push(Segment::new(depth));
-        let mut sample = None;
-        for slot in old.buckets.0.into_iter().flatten().chain(old.overflow.into_iter().map(Some)).flatten() {
-            let hash = rehash(slot.get().key());
-            sample = Some(prefix(hash));
-            let upper = prefix(hash) >> (32 - depth) & 1 == 1;
+        self.segments.push(Segment::new(depth, middle));
+        for slot in old.into_slots() {
+            let upper = prefix(rehash(slot.get().key())) >= middle;
             let segment = &mut self.segments[if upper { sibling } else { number }];
-            segment.len += 1;
-            segment.expiring += u32::from(slot.get().expires_ms().is_some());
-            match free_slot(segment, home(slot.tag())) {
-                Some((bucket, i)) => segment.buckets.0[bucket][i] = Some(slot),
-                None => {
-                    segment.overflow.push(slot);
-                    self.crowded |= segment.overflow.len() > OVERFLOW_MAX;
-                }
-            }
+            segment.add(slot);
+            self.crowded |= segment.overflow.len() > OVERFLOW_MAX;
         }
-        // The upper half of the directory range of the old segment now points to the sibling.
-        let shared = sample.expect("a segment that splits is full") >> (32 - depth) | 1;
-        let width = 1usize << (self.depth - depth);
-        let first = (shared as usize) << (self.depth - depth);
-        self.directory[first..first + width].fill(sibling as u32);
+        self.point_to(sibling);
+    }
+
+    /// Has the directory say where this segment is.
+    fn point_to(&mut self, number: usize) {
+        let Segment { depth, prefix, .. } = self.segments[number];
+        let first = (u64::from(prefix) << self.depth >> 32) as usize;
+        self.directory[first..first + (1 << (self.depth - depth))].fill(number as u32);
+    }
+
+    /// Joins this segment with its other half, and what comes of it with its own, as long as there is so little in them.
+    #[cold]
+    fn merge(&mut self, mut number: usize) {
+        while let Some(half) = self.other_half(number) {
+            number = self.join(number, half);
+        }
+    }
+
+    /// The segment that this one was one with, if they may be one again.
+    fn other_half(&self, number: usize) -> Option<usize> {
+        let segment = &self.segments[number];
+        let bit = 1u32.checked_shl(32 - segment.depth)?;
+        let number = self.segment_of(segment.prefix ^ bit)?;
+        let other = &self.segments[number];
+        (other.depth == segment.depth && other.len + segment.len <= MERGE_MAX).then_some(number)
+    }
+
+    /// Makes one segment of two halves; returns its number.
+    fn join(&mut self, a: usize, b: usize) -> usize {
+        let (low, high) = if self.segments[a].prefix < self.segments[b].prefix { (a, b) } else { (b, a) };
+        let last = self.segments.len() - 1;
+        let gone = self.segments.swap_remove(high);
+        let low = if low == last { high } else { low };
+        if high != last {
+            self.point_to(high);
+        }
+        if gone.depth == self.depth {
+            self.deepest -= 2;
+        }
+        let segment = &mut self.segments[low];
+        segment.depth -= 1;
+        gone.into_slots().for_each(|slot| segment.add(slot));
+        self.crowded |= segment.overflow.len() > OVERFLOW_MAX;
+        self.point_to(low);
+        while self.deepest == 0 && self.depth > 0 {
+            self.directory = self.directory.iter().step_by(2).copied().collect();
+            self.depth -= 1;
+            self.deepest = self.segments.iter().filter(|segment| segment.depth == self.depth).count();
+        }
+        if self.segments.capacity() > 4 * self.segments.len() + 8 {
+            self.segments.shrink_to(2 * self.segments.len());
+        }
+        low
     }
 
     /// Visits every entry whose home is at `cursor`; returns the next position, `None` at the end. `skip_steady`:
@@ -349,9 +435,9 @@ impl Table {
         if skip_steady && self.expiring == 0 {
             return None;
         }
-        let (prefix, bucket) = cursor.parts();
-        let number = self.segment_of(prefix)?;
+        let number = self.segment_of(cursor.prefix())?;
         let segment = &mut self.segments[number];
+        let bucket = segment.bucket(cursor);
         let idle = segment.len == 0 || (skip_steady && segment.expiring == 0);
         if !idle {
             for at in [bucket, (bucket + 1) % BUCKETS] {
@@ -366,19 +452,19 @@ impl Table {
                 f(Place { segment: number as u32, bucket: BUCKETS as u16, slot: i as u16 }, slot.get_mut());
             }
         }
-        if idle { segment.behind(prefix) } else { segment.next_position(cursor) }
+        if idle { segment.behind() } else { segment.next_position(bucket) }
     }
 
     /// As [`Table::visit`], to look only.
     pub fn peek_at<'t>(&'t self, cursor: Cursor, mut f: impl FnMut(EntryRef<'t>)) -> Option<Cursor> {
-        let (prefix, bucket) = cursor.parts();
-        let segment = &self.segments[self.segment_of(prefix)?];
+        let segment = &self.segments[self.segment_of(cursor.prefix())?];
+        let bucket = segment.bucket(cursor);
         if segment.len > 0 {
             let near =
                 [bucket, (bucket + 1) % BUCKETS].into_iter().flat_map(|at| segment.buckets.0[at].iter().flatten());
             near.chain(&segment.overflow).filter(|s| home(s.tag()) == bucket).for_each(|s| f(s.get()));
         }
-        segment.next_position(cursor)
+        segment.next_position(bucket)
     }
 
     /// An entry, each with the same chance.
@@ -494,6 +580,62 @@ mod tests {
             }
         }
         assert!(steady.iter().all(|key| seen.contains(key)));
+    }
+
+    fn remove(table: &mut Table, key: &[u8]) {
+        let place = table.find(hash(key), key).expect("the key is there");
+        drop(table.remove(place));
+    }
+
+    #[test]
+    fn a_table_that_loses_its_entries_gives_its_segments_back() {
+        let key = |i: u32| format!("key:{i}").into_bytes();
+        let mut table = Table::default();
+        (0..200_000).for_each(|i| put(&mut table, &key(i), b"v"));
+        for i in (0..200_000).step_by(1_000) {
+            let place = table.find(hash(&key(i)), &key(i)).expect("it is there");
+            table.set_expires_ms(place, Some(1));
+        }
+        let full = table.overhead();
+        (0..200_000).filter(|i| i % 100 != 0).for_each(|i| remove(&mut table, &key(i)));
+        assert_eq!((table.len(), table.expiring()), (2_000, 200));
+        assert_eq!(table.segments.iter().map(|s| s.expiring).sum::<u32>(), 200);
+        assert!(table.overhead() < full / 20, "{} of {full} bytes", table.overhead());
+        assert!((0..200_000).step_by(100).all(|i| table.find(hash(&key(i)), &key(i)).is_some()));
+        (0..200_000).filter(|i| i % 100 == 0 && *i > 0).for_each(|i| remove(&mut table, &key(i)));
+        assert_eq!((table.segments.len(), table.directory.len(), table.depth), (1, 1, 0));
+        assert!(table.find(hash(&key(0)), &key(0)).is_some());
+        // And it grows again.
+        (0..50_000).for_each(|i| put(&mut table, &key(i), b"w"));
+        assert!((0..50_000).all(|i| table.find(hash(&key(i)), &key(i)).is_some()));
+        assert_eq!((table.len(), table.iter().count()), (50_000, 50_000));
+    }
+
+    #[test]
+    fn a_scan_sees_every_entry_that_is_there_throughout_while_segments_merge_and_split() {
+        for step in [6, 7, 50] {
+            let mut table = Table::default();
+            let steady: Vec<_> = (0..400).map(|i| format!("steady:{i}").into_bytes()).collect();
+            let going: Vec<_> = (0..60_000).map(|i| format!("going:{i}").into_bytes()).collect();
+            steady.iter().chain(&going).for_each(|key| put(&mut table, key, b"v"));
+            let segments = table.segments.len();
+            let (mut seen, mut cursor, mut visits) = (BTreeSet::new(), Some(Cursor::default()), 0usize);
+            let (mut left, mut back) = (going.iter(), 0);
+            while let Some(at) = cursor {
+                cursor = table.visit(at, false, |_, entry| {
+                    seen.insert(entry.as_ref().key().to_vec());
+                });
+                visits += 1;
+                left.by_ref().take(step).for_each(|key| remove(&mut table, key));
+                if visits % 3 == 0 && step == 7 {
+                    back += 1;
+                    put(&mut table, format!("back:{back}").as_bytes(), b"v");
+                }
+            }
+            assert!(steady.iter().all(|key| seen.contains(key)), "{step}");
+            assert!(table.segments.len() < segments, "{step}: they merged meanwhile");
+            assert!(visits < 4 * 64 * segments, "{step}: it came to its end");
+        }
     }
 
     #[test]
