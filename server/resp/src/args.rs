@@ -43,7 +43,7 @@ impl<'a> Args<'a> {
         (i < self.len()).then(|| self.at(i))
     }
 
-    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &'a [u8]> + ExactSizeIterator + use<'a> {
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = &'a [u8]> + ExactSizeIterator + Clone + use<'a> {
         let buf = self.buf;
         self.spans.iter().map(move |s| &buf[s.start as usize..s.start as usize + s.len as usize])
     }

@@ -33,7 +33,7 @@ family! { List, Acl::LIST;
 fn push(ctx: &mut Ctx<'_>, end: End, absent: Absent) -> CommandResult {
     let (args, limits) = (ctx.args, ctx.limits);
     let len = ctx.keys.edit(args.at(1), absent, |list: &mut List| {
-        args.skip(2).iter().for_each(|value| list.push(end, value, limits));
+        list.push_all(end, args.skip(2).iter(), limits);
         (list.len(), args.len() as u64 - 2)
     })?;
     ctx.out.len_int(len.unwrap_or(0));
@@ -58,13 +58,14 @@ fn rpushx(ctx: &mut Ctx<'_>) -> CommandResult {
 
 /// Removes up to `count` elements of a list that exists and replies them as an array.
 fn pop_many(ctx: &mut Ctx<'_>, key: &[u8], end: End, count: usize) -> Result<usize, CommandError> {
-    let out = &mut *ctx.out;
+    let (out, limits) = (&mut *ctx.out, ctx.limits);
     let popped = ctx.keys.edit(key, Absent::Skip, |list: &mut List| {
         let n = count.min(list.len());
         out.array(n);
         for _ in 0..n {
             list.pop(end, |value| out.bulk(value));
         }
+        list.shrunk(limits);
         (n, n as u64)
     })?;
     Ok(popped.unwrap_or(0))
@@ -74,9 +75,10 @@ fn pop(ctx: &mut Ctx<'_>, end: End) -> CommandResult {
     let key = ctx.args.at(1);
     match ctx.args.len() {
         2 => {
-            let out = &mut *ctx.out;
+            let (out, limits) = (&mut *ctx.out, ctx.limits);
             let popped = ctx.keys.edit(key, Absent::Skip, |list: &mut List| {
                 let popped = list.pop(end, |value| out.bulk(value)).is_some();
+                list.shrunk(limits);
                 (popped, u64::from(popped))
             })?;
             if popped != Some(true) {
@@ -136,7 +138,11 @@ fn lset(ctx: &mut Ctx<'_>) -> CommandResult {
     ctx.keys.check::<List>(args.at(1))?.then_some(()).ok_or(CommandError::NoSuchKey)?;
     let index = integer(args.at(2))?;
     let set = ctx.keys.edit(args.at(1), Absent::Skip, |list: &mut List| {
+        list.prepare(args.at(3).len(), 1, limits);
         let set = list.index(index).is_some_and(|at| list.set(at, args.at(3), limits));
+        if set {
+            list.shrunk(limits);
+        }
         (set, u64::from(set))
     })?;
     if set != Some(true) {
@@ -154,6 +160,7 @@ fn linsert(ctx: &mut Ctx<'_>) -> CommandResult {
         _ => return Err(CommandError::Syntax),
     };
     let len = ctx.keys.edit(args.at(1), Absent::Skip, |list: &mut List| {
+        list.prepare(args.at(4).len(), 1, limits);
         let (mut pivot, wanted) = (None, Item::of(args.at(3)));
         list.for_each_from(0, |i, item| {
             pivot = (item == wanted).then_some(i);
@@ -192,8 +199,12 @@ fn lrem(ctx: &mut Ctx<'_>) -> CommandResult {
     let count = integer(args.at(2))?;
     let end = if count < 0 { End::Right } else { End::Left };
     let max = if count == 0 { usize::MAX } else { count.unsigned_abs() as usize };
+    let limits = ctx.limits;
     let gone = ctx.keys.edit(args.at(1), Absent::Skip, |list: &mut List| {
         let gone = list.remove_value(end, args.at(3), max);
+        if gone > 0 {
+            list.shrunk(limits);
+        }
         (gone, gone as u64)
     })?;
     ctx.out.len_int(gone.unwrap_or(0));
@@ -202,11 +213,13 @@ fn lrem(ctx: &mut Ctx<'_>) -> CommandResult {
 
 fn ltrim(ctx: &mut Ctx<'_>) -> CommandResult {
     let (start, stop) = (integer(ctx.args.at(2))?, integer(ctx.args.at(3))?);
+    let limits = ctx.limits;
     ctx.keys.edit(ctx.args.at(1), Absent::Skip, |list: &mut List| {
         let before = list.len();
         let keep = parse::range(start, stop, before).unwrap_or(0..0);
         list.remove_range(keep.end..before);
         list.remove_range(0..keep.start);
+        list.shrunk(limits);
         ((), (before - list.len()) as u64)
     })?;
     ctx.out.ok();
@@ -292,12 +305,17 @@ fn move_element(ctx: &mut Ctx<'_>, from_end: End, to_end: End) -> CommandResult 
         let value = ctx.keys.edit(from, Absent::Skip, |list: &mut List| {
             let value = list.pop(from_end, <[u8]>::to_vec);
             value.iter().for_each(|value| list.push(to_end, value, limits));
+            list.shrunk(limits);
             (value, 1)
         })?;
         ctx.out.bulk_or_null(value.flatten().as_deref());
         return Ok(());
     }
-    let value = ctx.keys.edit(from, Absent::Skip, |list: &mut List| (list.pop(from_end, <[u8]>::to_vec), 1))?;
+    let value = ctx.keys.edit(from, Absent::Skip, |list: &mut List| {
+        let value = list.pop(from_end, <[u8]>::to_vec);
+        list.shrunk(limits);
+        (value, 1)
+    })?;
     let value = value.flatten().expect("a list in the keyspace is not empty");
     ctx.keys.edit(to, Absent::Create, |list: &mut List| (list.push(to_end, &value, limits), 1))?;
     ctx.out.bulk(&value);

@@ -218,9 +218,10 @@ fn run(ctx: &mut Ctx<'_>, may_store: bool) -> CommandResult {
             results.iter().for_each(|value| ctx.out.bulk_or_null(value.as_deref()));
         }
         Some(destination) => {
-            let mut list = <List as crate::types::Kind>::new(ctx.limits);
+            let mut list = List::to_be_filled();
             let end = crate::types::list::End::Right;
             results.iter().for_each(|value| list.push(end, value.as_deref().unwrap_or_default(), ctx.limits));
+            list.settle(ctx.limits);
             ctx.keys.put(destination, list);
             ctx.out.len_int(results.len());
         }

@@ -262,10 +262,11 @@ impl<'l, R: Read> Reader<'l, R> {
         let object = match kind {
             kind::STRING => return Ok(Value::Str(self.string()?.into())),
             kind::LIST => {
-                let mut list = List::new(limits);
+                let mut list = List::to_be_filled();
                 for _ in 0..self.length()? {
                     list.push(End::Right, &self.string()?, limits);
                 }
+                list.settle(limits);
                 Object::List(list)
             }
             kind::LIST_ZIPLIST => self.list_of_ziplists(1)?,
@@ -274,7 +275,7 @@ impl<'l, R: Read> Reader<'l, R> {
                 self.list_of_ziplists(n)?
             }
             kind::LIST_QUICKLIST_2 => {
-                let mut list = List::new(limits);
+                let mut list = List::to_be_filled();
                 for _ in 0..self.length()? {
                     let container = self.length()?;
                     let bytes = self.string()?;
@@ -284,6 +285,7 @@ impl<'l, R: Read> Reader<'l, R> {
                         _ => return Err(self.corrupt("no such kind of list node")),
                     }
                 }
+                list.settle(limits);
                 Object::List(list)
             }
             kind::SET => {
@@ -374,12 +376,13 @@ impl<'l, R: Read> Reader<'l, R> {
     }
 
     fn list_of_ziplists(&mut self, n: u64) -> Result<Object, RdbError> {
-        let mut list = List::new(self.limits);
+        let mut list = List::to_be_filled();
         for _ in 0..n {
             let bytes = self.string()?;
             let items = old::ziplist(&bytes).ok_or_else(|| self.corrupt("a malformed ziplist"))?;
             items.iter().for_each(|item| list.push(End::Right, item, self.limits));
         }
+        list.settle(self.limits);
         Ok(Object::List(list))
     }
 

@@ -2,7 +2,12 @@
 //!
 //! Pushes and pops touch the node at their end. What works by index walks the nodes from the nearer end. A value that
 //! is larger than a node may be has a node to itself, so no change ever moves more bytes than a node holds.
+//!
+//! A small list is a single listpack, as in Redis 7.2 (7.0 has quicklists only), and OBJECT ENCODING tells which it is:
+//! it becomes a quicklist before it takes values with which it would be larger than a node may be, and one of a single
+//! node becomes a listpack when it is down to half of that.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::Kind;
@@ -12,9 +17,12 @@ use crate::Limits;
 /// See the head of this file.
 #[derive(Debug, Clone, Default)]
 pub struct List {
-    /// No node is empty.
+    /// No node is empty. A listpack has one, and the small one for pushes at the left.
     nodes: VecDeque<Listpack>,
     len: usize,
+    quicklist: bool,
+    /// The first node is the small one that values are pushed into at the left: in Redis it is one with the second.
+    apart: bool,
 }
 
 /// Where an element is: node number and position in it.
@@ -37,18 +45,8 @@ impl Kind for List {
         self.len == 0
     }
 
-    /// As Redis 7.2: one node of ordinary size is a `listpack`, all else a `quicklist` (7.0 says `quicklist` always;
-    /// 7.2 goes back to `listpack` later than this when a list shrinks).
     fn encoding(&self) -> &'static str {
-        match self.nodes.front() {
-            Some(node) if self.len == 1 && node.as_bytes().len() > NODE_BYTES => "quicklist",
-            Some(head) if self.nodes.len() == 2 && is_small(head) => {
-                let bytes = head.as_bytes().len() + self.nodes[1].as_bytes().len();
-                if bytes > NODE_BYTES { "quicklist" } else { "listpack" }
-            }
-            _ if self.nodes.len() > 1 => "quicklist",
-            _ => "listpack",
-        }
+        if self.quicklist { "quicklist" } else { "listpack" }
     }
 
     crate::kind_of_object!(List);
@@ -62,11 +60,27 @@ const HEAD_BYTES: usize = 512;
 /// The longest that a listpack needs beside a value: 5 bytes of encoding, 5 of back-length.
 const OVERHEAD: usize = 10;
 
+/// Bytes of a listpack without elements.
+const EMPTY: usize = 7;
+
+/// What `list-max-listpack-size` says about a node.
+enum NodeMax {
+    Elements(usize),
+    Bytes(usize),
+}
+
+fn node_max(limits: &Limits) -> NodeMax {
+    match limits.list_max_listpack_size {
+        n @ 0.. => NodeMax::Elements(n.max(1) as usize),
+        n => NodeMax::Bytes(4096 << (-n - 1).min(4)),
+    }
+}
+
 /// True if a node may hold so many bytes and elements.
 fn fits(bytes: usize, elements: impl FnOnce() -> usize, limits: &Limits) -> bool {
-    match limits.list_max_listpack_size {
-        n @ 0.. => bytes <= NODE_BYTES && elements() <= n.max(1) as usize,
-        n => bytes <= 4096 << (-n - 1).min(4),
+    match node_max(limits) {
+        NodeMax::Elements(max) => bytes <= NODE_BYTES && elements() <= max,
+        NodeMax::Bytes(max) => bytes <= max,
     }
 }
 
@@ -100,6 +114,59 @@ impl List {
         self.nodes.len()
     }
 
+    /// The single listpack that it is, if it is one.
+    pub fn as_listpack(&self) -> Option<Cow<'_, Listpack>> {
+        let (head, rest) = (self.nodes.front().filter(|_| !self.quicklist)?, self.nodes.get(1));
+        Some(rest.map_or(Cow::Borrowed(head), |rest| {
+            let mut whole = rest.clone();
+            whole.prepend(head);
+            Cow::Owned(whole)
+        }))
+    }
+
+    /// An empty one that becomes what it is to be when it is filled: see [`List::settle`].
+    pub fn to_be_filled() -> Self {
+        Self { quicklist: true, ..Self::default() }
+    }
+
+    /// Bytes that the list takes, or would take, as a single listpack.
+    fn bytes(&self) -> usize {
+        self.nodes.iter().map(|node| node.as_bytes().len() - EMPTY).sum::<usize>() + EMPTY
+    }
+
+    /// To be called before values of so many bytes are added: with too many of them it is a listpack no more.
+    pub fn prepare(&mut self, bytes: usize, values: usize, limits: &Limits) {
+        if !self.quicklist && !fits(self.bytes() + bytes, || self.len + values, limits) {
+            self.quicklist = true;
+            if self.nodes.len() == 2 {
+                self.join_head(|_, _| true);
+            }
+        }
+    }
+
+    /// To be called when values were removed: makes a listpack of what has shrunk to half of one.
+    pub fn shrunk(&mut self, limits: &Limits) {
+        self.become_listpack(2, limits);
+    }
+
+    /// To be called when the list was filled: makes a listpack of what is one.
+    pub fn settle(&mut self, limits: &Limits) {
+        self.become_listpack(1, limits);
+    }
+
+    fn become_listpack(&mut self, part: usize, limits: &Limits) {
+        if !self.quicklist || self.nodes.len() > 2 {
+            return;
+        }
+        let joined = || fits(self.bytes(), || self.len, limits);
+        let single = self.nodes.len() == 1 || (self.apart && joined());
+        let small = match node_max(limits) {
+            NodeMax::Elements(max) => self.len <= max / part,
+            NodeMax::Bytes(max) => self.bytes() <= max / part,
+        };
+        self.quicklist = !(single && small);
+    }
+
     /// Adds a whole node that was read from an RDB file.
     pub fn push_node(&mut self, node: Listpack) {
         if !node.is_empty() {
@@ -109,40 +176,54 @@ impl List {
     }
 
     pub fn push(&mut self, end: End, value: &[u8], limits: &Limits) {
+        self.push_all(end, std::iter::once(value), limits);
+    }
+
+    /// Adds one value after the other.
+    pub fn push_all<'v>(&mut self, end: End, values: impl Iterator<Item = &'v [u8]> + Clone, limits: &Limits) {
+        let (bytes, n) = values.clone().fold((0, 0), |(bytes, n), value| (bytes + value.len(), n + 1));
+        self.prepare(bytes, n, limits);
+        values.for_each(|value| self.push_one(end, value, limits));
+    }
+
+    fn push_one(&mut self, end: End, value: &[u8], limits: &Limits) {
         self.len += 1;
+        let whole = !self.quicklist;
         let node = match end {
             End::Left => self.nodes.front_mut(),
             End::Right => self.nodes.back_mut(),
         };
         match (node, end) {
             (Some(node), End::Left)
-                if node.as_bytes().len() + value.len() + OVERHEAD <= HEAD_BYTES && has_room(node, value, limits) =>
+                if node.as_bytes().len() + value.len() + OVERHEAD <= HEAD_BYTES
+                    && (whole || has_room(node, value, limits)) =>
             {
                 node.push_front(value);
             }
             (_, End::Left) => {
-                self.join_head(limits);
+                self.join_head(|head, next| {
+                    let (bytes, elements) = (head.as_bytes().len() + next.as_bytes().len(), || head.len() + next.len());
+                    whole || (is_small(head) && fits(bytes, elements, limits))
+                });
+                self.apart = self.nodes.front().is_some_and(|next| whole || has_room(next, value, limits));
                 self.nodes.push_front(single(value));
             }
-            (Some(node), End::Right) if has_room(node, value, limits) => node.push_back(value),
+            (Some(node), End::Right) if whole || has_room(node, value, limits) => node.push_back(value),
             (full, End::Right) => {
                 // What is behind the ends seldom grows any more.
                 full.into_iter().for_each(Listpack::shrink_to_fit);
                 self.nodes.push_back(single(value));
+                self.apart &= self.nodes.len() > 2;
             }
         }
     }
 
-    /// Puts the values that were pushed at the left last to those before them, if they fit into one node.
-    fn join_head(&mut self, limits: &Limits) {
+    /// Puts the values that were pushed at the left last to those before them, if they may be in one node.
+    fn join_head(&mut self, may: impl FnOnce(&Listpack, &Listpack) -> bool) {
         let Some(mut head) = self.nodes.pop_front() else { return };
+        self.apart = false;
         match self.nodes.front_mut() {
-            Some(next)
-                if is_small(&head)
-                    && fits(head.as_bytes().len() + next.as_bytes().len(), || head.len() + next.len(), limits) =>
-            {
-                next.prepend(&head);
-            }
+            Some(next) if may(&head, next) => next.prepend(&head),
             next => {
                 next.into_iter().for_each(Listpack::shrink_to_fit);
                 head.shrink_to_fit();
@@ -165,6 +246,7 @@ impl List {
                 End::Left => self.nodes.pop_front(),
                 End::Right => self.nodes.pop_back(),
             };
+            self.apart &= end == End::Right && self.nodes.len() > 1;
         }
         self.len -= 1;
         Some(result)
@@ -209,10 +291,12 @@ impl List {
 
     /// Gives element number `index` another value; `false` if there is no such element.
     pub fn set(&mut self, index: usize, value: &[u8], limits: &Limits) -> bool {
+        self.prepare(value.len(), 1, limits);
         let Some((number, pos)) = self.spot(index) else { return false };
+        let whole = !self.quicklist;
         let node = &mut self.nodes[number];
         let shorter = matches!(node.get(pos), Item::Str(old) if value.len() <= old.len());
-        if shorter || node.len() == 1 || has_room(node, value, limits) {
+        if whole || shorter || node.len() == 1 || has_room(node, value, limits) {
             node.replace(pos, value);
         } else {
             self.remove_range(index..index + 1);
@@ -260,15 +344,17 @@ impl List {
         if index >= self.len {
             return self.push(End::Right, value, limits);
         }
+        self.prepare(value.len(), 1, limits);
         let Some((number, pos)) = self.spot(index) else { return };
         self.len += 1;
         let node = &mut self.nodes[number];
-        if has_room(node, value, limits) {
+        if !self.quicklist || has_room(node, value, limits) {
             return node.insert(pos, value);
         }
         let before = if node.prev(pos).is_some() {
             let tail = node.split_off(pos);
             self.nodes.insert(number + 1, tail);
+            self.apart &= number > 0;
             Some(number)
         } else {
             number.checked_sub(1)
@@ -281,6 +367,7 @@ impl List {
             self.nodes[behind].push_front(value);
         } else {
             self.nodes.insert(behind, single(value));
+            self.apart &= behind > 1;
         }
     }
 
@@ -293,6 +380,7 @@ impl List {
             let before = node.len();
             let removed = if before <= left && node.first() == Some(pos) {
                 self.nodes.remove(number);
+                self.apart &= number > 1;
                 before
             } else {
                 node.remove(pos, left);
@@ -328,6 +416,7 @@ impl List {
             }
         }
         self.len -= removed;
+        self.apart &= self.nodes.iter().take(2).all(|node| !node.is_empty());
         self.nodes.retain(|node| !node.is_empty());
         removed
     }
@@ -410,9 +499,82 @@ mod tests {
                     }
                 }
             }
+            list.shrunk(limits);
             check(&list, &model, limits)?;
         }
         Ok(())
+    }
+
+    /// As commands do it.
+    fn shrink(list: &mut List, by: impl FnOnce(&mut List), limits: &Limits) -> &'static str {
+        by(list);
+        list.shrunk(limits);
+        list.encoding()
+    }
+
+    #[test]
+    fn a_list_is_a_listpack_as_long_and_again_as_soon_as_redis_says() {
+        let limits = |size| Limits { list_max_listpack_size: size, ..Limits::default() };
+        for (size, elements) in [(0, 1), (1, 1), (2, 2), (4, 4), (128, 128)] {
+            for end in [End::Left, End::Right] {
+                let (limits, mut list) = (limits(size), List::default());
+                for i in 0..elements {
+                    list.push(end, b"v", &limits);
+                    assert_eq!(list.encoding(), "listpack", "{size}: {i}");
+                }
+                list.push(end, b"v", &limits);
+                assert_eq!(list.encoding(), "quicklist", "{size}");
+                // Down to half of it; a limit of one element has no half.
+                let back = std::iter::from_fn(|| {
+                    (list.len() > 1).then(|| shrink(&mut list, |l| _ = l.pop(end, |_| ()), &limits))
+                });
+                let listpack_at = back.take_while(|encoding| *encoding == "quicklist").count();
+                let left = elements + 1 - listpack_at - 1;
+                assert_eq!(
+                    (list.encoding() == "listpack").then_some(left),
+                    (elements > 1).then_some(elements / 2),
+                    "{size}"
+                );
+            }
+        }
+        for (size, bytes) in [(-1, 4096), (-2, 8192), (-3, 16384), (-4, 32768), (-5, 65536), (-9, 65536)] {
+            let (limits, mut list) = (limits(size), List::default());
+            list.push(End::Right, &vec![b'x'; bytes - 7], &limits);
+            assert_eq!(list.encoding(), "listpack", "{size}");
+            list.push(End::Right, b"", &limits);
+            assert_eq!(list.encoding(), "quicklist", "{size}");
+            let mut list = List::default();
+            list.push(End::Left, &vec![b'x'; bytes - 6], &limits);
+            assert_eq!(list.encoding(), "quicklist", "{size}");
+            // A large value makes place for a small one.
+            list.push(End::Right, b"y", &limits);
+            let encoding = shrink(&mut list, |l| assert!(l.set(0, b"x", &limits)), &limits);
+            assert_eq!((encoding, list.node_count()), ("quicklist", 2), "it has two nodes");
+            assert_eq!(shrink(&mut list, |l| _ = l.pop(End::Left, |_| ()), &limits), "listpack", "{size}");
+        }
+    }
+
+    #[test]
+    fn the_limit_of_the_moment_counts() {
+        let limits = |size| Limits { list_max_listpack_size: size, ..Limits::default() };
+        let mut list = List::default();
+        (0..100).for_each(|_| list.push(End::Left, &[b'x'; 20], &limits(-2)));
+        assert_eq!(list.encoding(), "listpack");
+        list.prepare(0, 0, &limits(3));
+        assert_eq!((list.encoding(), list.node_count()), ("quicklist", 1), "what is there stays together");
+        list.push(End::Right, b"y", &limits(3));
+        assert_eq!(list.node_count(), 2);
+        list.remove_range(50..101);
+        list.shrunk(&limits(3));
+        assert_eq!(list.encoding(), "quicklist");
+        list.shrunk(&limits(-2));
+        assert_eq!(list.encoding(), "listpack");
+        let mut filled = List::to_be_filled();
+        (0..3).for_each(|_| filled.push(End::Right, b"z", &limits(3)));
+        filled.shrunk(&limits(3));
+        assert_eq!(filled.encoding(), "quicklist", "it is more than half of a listpack");
+        filled.settle(&limits(3));
+        assert_eq!(filled.encoding(), "listpack");
     }
 
     fn check(list: &List, model: &VecDeque<Vec<u8>>, limits: &Limits) -> Result<(), TestCaseError> {
@@ -429,8 +591,10 @@ mod tests {
         backwards.reverse();
         prop_assert_eq!(&forwards, &backwards);
         prop_assert!(forwards.into_iter().eq(model.iter().cloned().enumerate()));
+        prop_assert!(list.quicklist || list.node_count() <= 2, "{} nodes of a listpack", list.node_count());
         for node in list.nodes() {
-            let (bytes, elements) = (node.as_bytes().len(), node.len());
+            // A listpack takes values by their own length: one of them may be too much.
+            let (bytes, elements) = (node.as_bytes().len() - OVERHEAD.min(node.as_bytes().len()), node.len());
             prop_assert!(elements > 0, "no node is empty");
             prop_assert!(elements == 1 || fits(bytes, || elements, limits), "{elements} elements, {bytes} bytes");
         }
