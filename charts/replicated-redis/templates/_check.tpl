@@ -25,7 +25,7 @@
 {{- end }}
 {{- end }}
 {{- end }}
-{{- range list "configuration" "resources" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" }}
+{{- range list "configuration" "resources" "nodeSelector" "tolerations" "affinity" "topologySpreadConstraints" "priorityClassName" "podLabels" "podAnnotations" "extraEnvVars" "sidecars" "extraVolumes" "extraVolumeMounts" "terminationGracePeriodSeconds" }}
 {{- $ours := get $.Values.replica . }}
 {{- if and $ours (ne (toJson $ours) (toJson (get $.Values.master .))) }}
 {{- $said = append $said (printf "replica.%s: an instance has no role of its own, so it must be the same as master.%s" . .) }}
