@@ -23,10 +23,16 @@ const EXPIRE_EFFORT_US: u64 = 200;
 /// Runs for ever, ten times a second.
 pub(crate) async fn run(server: &Arc<Server>) {
     let (mut expiry, mut spread) = (ActiveExpiry::default(), net::Watch::default());
-    let (mut last_ping, mut last_lease, mut last_replica, mut last_second) = (0, 0, clock::monotonic_ms(), 0);
+    let begun = clock::monotonic_ms();
+    let (mut last_ping, mut last_lease, mut last_replica, mut last_second) = (begun, 0, begun, 0);
     loop {
         expiry.tick(server).await;
         spread.look(&server.spread, server.settings().io_threads_adaptive);
+        if !server.repl.is_replica() {
+            server.local_expiry.forget_all();
+        } else if server.active_expire.load(Ordering::Acquire) {
+            server.local_expiry.expire(server);
+        }
         if server.cron_paused.load(Ordering::Acquire) {
             continue;
         }

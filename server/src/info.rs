@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
 
 use engine::Rng;
+use engine::keyspace::Figures;
 use replication::ReplId;
 
 use crate::clients::Kind;
@@ -12,27 +13,27 @@ use crate::config::Settings;
 use crate::registry::Registry;
 use crate::state::{Server, random_u64};
 
-type Section = fn(&Server, &Settings, &mut String);
+type Section = fn(&Server, &Settings, &mut Figures<'_>, &mut String);
 
 /// Sections in their order; the last ones only when they are asked for by name or by `all`.
 const SECTIONS: &[(&str, Section, bool)] = &[
-    ("server", server_section, true),
-    ("clients", clients, true),
-    ("memory", memory, true),
-    ("persistence", persistence, true),
-    ("stats", stats, true),
-    ("replication", replication, true),
-    ("cpu", cpu, true),
-    ("modules", |_, _, _| {}, true),
-    ("errorstats", errorstats, true),
-    ("commandstats", commandstats, false),
-    ("latencystats", latencystats, false),
-    ("cluster", |_, _, out| line(out, "cluster_enabled", 0), true),
-    ("keyspace", keyspace, true),
+    ("server", |server, settings, _, out| server_section(server, settings, out), true),
+    ("clients", |server, settings, _, out| clients(server, settings, out), true),
+    ("memory", |server, settings, _, out| memory(server, settings, out), true),
+    ("persistence", |server, _, _, out| persistence(server, out), true),
+    ("stats", |server, _, figures, out| stats(server, figures, out), true),
+    ("replication", |server, settings, _, out| replication(server, settings, out), true),
+    ("cpu", |_, _, _, out| cpu(out), true),
+    ("modules", |_, _, _, _| {}, true),
+    ("errorstats", |server, _, _, out| errorstats(server, out), true),
+    ("commandstats", |_, _, _, out| commandstats(out), false),
+    ("latencystats", |_, settings, _, out| latencystats(settings, out), false),
+    ("cluster", |_, _, _, out| line(out, "cluster_enabled", 0), true),
+    ("keyspace", |_, _, figures, out| keyspace(figures, out), true),
 ];
 
 /// The text of INFO for these sections (lower case); none: the default ones.
-pub fn text(server: &Server, settings: &Settings, asked: &[String]) -> String {
+pub fn text(server: &Server, settings: &Settings, figures: &mut Figures<'_>, asked: &[String]) -> String {
     let has = |name: &str| asked.iter().any(|s| s == name);
     let mut out = String::new();
     for (name, write, default) in SECTIONS {
@@ -48,7 +49,7 @@ pub fn text(server: &Server, settings: &Settings, asked: &[String]) -> String {
             title[..1].make_ascii_uppercase();
             let title = if *name == "cpu" { "CPU".into() } else { title };
             let _ = write!(out, "# {title}\r\n");
-            write(server, settings, &mut out);
+            write(server, settings, figures, &mut out);
         }
     }
     out
@@ -147,6 +148,9 @@ fn memory(server: &Server, settings: &Settings, out: &mut String) {
     line(out, "mem_clients_normal", normal);
     line(out, "snapshot_overhead_bytes", server.keyspace.snapshot_side_bytes());
     line(out, "mem_allocator", "jemalloc-5.3.0");
+    // What is deleted is freed at once, by the thread that deletes it.
+    line(out, "lazyfree_pending_objects", 0);
+    line(out, "lazyfreed_objects", 0);
 }
 
 /// Memory of this machine, from `/proc/meminfo`.
@@ -166,13 +170,14 @@ fn human(bytes: usize) -> String {
     }
 }
 
-fn persistence(server: &Server, _: &Settings, out: &mut String) {
+fn persistence(server: &Server, out: &mut String) {
     let p = &server.persistence;
     line(out, "loading", flag(server.loading.load(Ordering::Relaxed)));
     line(out, "async_loading", flag(server.repl.link.loading_aside.load(Ordering::Relaxed)));
     line(out, "current_cow_size", 0);
     line(out, "rdb_changes_since_last_save", server.dirty.load(Ordering::Relaxed));
-    line(out, "rdb_bgsave_in_progress", flag(p.saving.load(Ordering::Relaxed)));
+    // As in Redis, a snapshot for replicas is one, too.
+    line(out, "rdb_bgsave_in_progress", flag(p.saving.load(Ordering::Relaxed) || p.syncing.load(Ordering::Relaxed)));
     line(out, "rdb_last_save_time", p.last_save_s.load(Ordering::Relaxed));
     line(out, "rdb_last_bgsave_status", if p.last_ok.load(Ordering::Relaxed) { "ok" } else { "err" });
     line(out, "rdb_last_bgsave_time_sec", p.last_seconds.load(Ordering::Relaxed));
@@ -187,9 +192,9 @@ fn persistence(server: &Server, _: &Settings, out: &mut String) {
     line(out, "aof_enabled", 0);
 }
 
-fn stats(server: &Server, _: &Settings, out: &mut String) {
+fn stats(server: &Server, figures: &mut Figures<'_>, out: &mut String) {
     let s = &server.stats;
-    let keys = server.keyspace.stats();
+    let keys = figures.stats();
     let get = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
     line(out, "total_connections_received", get(&s.connections));
     line(out, "total_commands_processed", get(&s.commands));
@@ -213,6 +218,7 @@ fn stats(server: &Server, _: &Settings, out: &mut String) {
     line(out, "keyspace_hits", keys.hits);
     line(out, "keyspace_misses", keys.misses);
     line(out, "total_forks", 0);
+    line(out, "slave_expires_tracked_keys", server.local_expiry.len());
     line(out, "total_error_replies", get(&s.errors));
     line(out, "client_output_buffer_limit_disconnections", get(&s.output_limit_disconnections));
 }
@@ -275,7 +281,9 @@ fn replication(server: &Server, settings: &Settings, out: &mut String) {
         let value = format!("ip={},port={},state={state},offset={offset},lag={lag}", feed.ip, feed.port);
         line(out, &format!("slave{i}"), value);
     }
-    line(out, "master_failover_state", repl.failover.lock().state());
+    // It is locked for longer only while a failover waits for what is being written: for EXEC, too, in which we may be.
+    let failover = repl.failover.try_lock().map_or("waiting-for-sync", |failover| failover.state());
+    line(out, "master_failover_state", failover);
     line(out, "master_replid", history.id);
     line(out, "master_replid2", history.second);
     line(out, "master_repl_offset", end);
@@ -294,7 +302,7 @@ fn replication(server: &Server, settings: &Settings, out: &mut String) {
     }
 }
 
-fn cpu(_: &Server, _: &Settings, out: &mut String) {
+fn cpu(out: &mut String) {
     let (user, system) = cpu_seconds();
     line(out, "used_cpu_sys", format!("{system:.6}"));
     line(out, "used_cpu_user", format!("{user:.6}"));
@@ -310,13 +318,13 @@ pub fn cpu_seconds() -> (f64, f64) {
     (seconds(11), seconds(12))
 }
 
-fn errorstats(server: &Server, _: &Settings, out: &mut String) {
+fn errorstats(server: &Server, out: &mut String) {
     for (code, n) in server.stats.error_codes.lock().iter() {
         line(out, &format!("errorstat_{code}"), format!("count={n}"));
     }
 }
 
-fn commandstats(_: &Server, _: &Settings, out: &mut String) {
+fn commandstats(out: &mut String) {
     for entry in Registry::get().all() {
         let s = &entry.stats;
         let calls = s.calls.load(Ordering::Relaxed);
@@ -332,7 +340,7 @@ fn commandstats(_: &Server, _: &Settings, out: &mut String) {
     }
 }
 
-fn latencystats(_: &Server, settings: &Settings, out: &mut String) {
+fn latencystats(settings: &Settings, out: &mut String) {
     for entry in Registry::get().all().filter(|e| settings.latency_tracking && e.stats.durations.total() > 0) {
         let durations = &entry.stats.durations;
         let percentile = |p: &f64| format!("p{p}={:.3}", durations.percentile(*p) as f64 / 1000.0);
@@ -341,11 +349,11 @@ fn latencystats(_: &Server, settings: &Settings, out: &mut String) {
     }
 }
 
-fn keyspace(server: &Server, _: &Settings, out: &mut String) {
+fn keyspace(figures: &mut Figures<'_>, out: &mut String) {
     let mut rng = Rng::new(random_u64());
-    for (db, (keys, expires)) in server.keyspace.sizes().into_iter().enumerate() {
+    for (db, (keys, expires)) in figures.sizes().into_iter().enumerate() {
         if keys > 0 {
-            let ttl = if expires > 0 { server.keyspace.average_ttl_ms(db, clock::unix_ms(), &mut rng) } else { 0 };
+            let ttl = if expires > 0 { figures.average_ttl_ms(db, clock::unix_ms(), &mut rng) } else { 0 };
             line(out, &format!("db{db}"), format!("keys={keys},expires={expires},avg_ttl={ttl}"));
         }
     }

@@ -22,6 +22,7 @@ pub mod dispatch;
 pub mod http;
 pub mod info;
 pub mod latency;
+pub mod local_expiry;
 pub mod logging;
 pub mod memory;
 mod metrics;

@@ -25,6 +25,8 @@ use crate::state::Server;
 pub struct Persistence {
     /// One snapshot at a time.
     pub walk: Mutex<()>,
+    /// A snapshot is being written or sent for replicas.
+    pub syncing: AtomicBool,
     pub saving: AtomicBool,
     pub last_save_s: AtomicU64,
     pub last_try_ms: AtomicU64,
@@ -40,6 +42,7 @@ impl Default for Persistence {
     fn default() -> Self {
         Self {
             walk: Mutex::new(()),
+            syncing: AtomicBool::new(false),
             saving: AtomicBool::new(false),
             last_save_s: AtomicU64::new(clock::unix_ms() / 1000),
             last_try_ms: AtomicU64::new(0),
@@ -110,7 +113,7 @@ impl Snapshot {
     /// Makes the cut and attaches so many readers to the log at its offset. The caller holds `persistence.walk`.
     pub fn begin(server: &Arc<Server>, readers: usize, compress: bool) -> (Self, Vec<Option<ReaderId>>) {
         let encode = if compress { rdb::encode_entry_compressed } else { rdb::encode_entry };
-        let sizes = (server.keyspace.sizes().into_iter().enumerate())
+        let sizes = (server.keyspace.figures().sizes().into_iter().enumerate())
             .filter(|(_, (keys, _))| *keys > 0)
             .map(|(db, (keys, expiring))| (db, keys, expiring))
             .collect();
@@ -435,10 +438,12 @@ pub fn read_stream(
             Event::Entry { key, value, expires_ms, idle_seconds } => {
                 // A master forgets what has expired. A replica keeps it until it is told; and so does a master that goes on
                 // with the file's history, because replicas that continue there must be told: active expiry does it.
-                let continues = server.repl.is_replica() || server.repl.managed || loaded.offset.is_some();
-                if expires_ms.is_some_and(|at| at <= now) && !continues {
+                let keeps = server.repl.is_replica() || server.repl.managed;
+                if expires_ms.is_some_and(|at| at <= now) && !keeps {
                     loaded.expired += 1;
-                    continue;
+                    if loaded.offset.is_none() {
+                        continue;
+                    }
                 }
                 loaded.keys += 1;
                 let access = clock.wrapping_sub(idle_seconds.unwrap_or(0) as u32) & 0xFF_FFFF;

@@ -13,6 +13,7 @@ use crate::acl::{User, Users};
 use crate::clients::Clients;
 use crate::clock;
 use crate::config::Settings;
+use crate::local_expiry::LocalExpiry;
 use crate::memory::Memory;
 use crate::net::{Listening, Spread};
 use crate::persistence::Persistence;
@@ -99,6 +100,7 @@ pub struct Server {
     /// The data set is being read from disk or from a master.
     pub loading: AtomicBool,
     pub active_expire: AtomicBool,
+    pub local_expiry: LocalExpiry,
     /// DEBUG PAUSE-CRON and DEBUG SET-SKIP-CHECKSUM-VALIDATION.
     pub cron_paused: AtomicBool,
     pub verify_dumps: AtomicBool,
@@ -158,6 +160,7 @@ impl Server {
             pause: Pause::default(),
             loading: AtomicBool::new(false),
             active_expire: AtomicBool::new(true),
+            local_expiry: LocalExpiry::default(),
             cron_paused: AtomicBool::new(false),
             verify_dumps: AtomicBool::new(true),
             asleep_until_ms: AtomicU64::new(0),

@@ -118,3 +118,27 @@ fn a_taken_port_is_named() {
         start(&["--port", &port.to_string(), "--bind", "127.0.0.1", "--dir", &dir.path().to_string_lossy()]);
     assert!(!ok && said.contains(&format!("Failed listening on port {port}")), "{said}");
 }
+
+/// Once such a reply was made to its end, whatever the client might be given: it took all memory.
+#[test]
+fn a_client_that_asks_for_more_than_it_may_have_costs_no_more_than_that() {
+    let server = Server::ours(&["--save", ""]);
+    let mut conn = server.conn();
+    let limited = conn.call(&["CONFIG", "SET", "client-output-buffer-limit", "normal 1000000 0 0"]);
+    assert_eq!(limited.to_string(), "OK");
+    for line in ["HSET h f v g w", "SADD s a b", "ZADD z 1 a 2 b"] {
+        assert!(!conn.cmd(line).is_error(), "{line}");
+    }
+    for line in [
+        "HRANDFIELD h -999999999",
+        "HRANDFIELD h -999999999 WITHVALUES",
+        "SRANDMEMBER s -999999999",
+        "ZRANDMEMBER z -999999999",
+        "ZRANDMEMBER z -999999999 WITHSCORES",
+    ] {
+        let args: Vec<&str> = line.split(' ').collect();
+        assert!(server.conn().try_call(&args).is_err(), "{line}: the connection is closed");
+    }
+    let peak: u64 = conn.info("used_memory_peak").parse().unwrap();
+    assert!(peak < 100_000_000, "{peak} bytes");
+}

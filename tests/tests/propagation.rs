@@ -1,12 +1,12 @@
-//! What a master sends to its replicas: the same from ours and from redis-server, but for SELECT in front of MULTI instead of
-//! behind it.
+//! What a master sends to its replicas: the same from ours and from redis-server, but for the place of SELECT.
 
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
-use harness::Server;
+use harness::{Server, wait_for};
 
 /// A replica by SYNC.
 struct Stream(BufReader<TcpStream>);
@@ -133,8 +133,27 @@ fn a_transaction_is_one_in_the_stream_whatever_runs_between_its_writes() {
         SET b 2
         PING
         CLIENT SETNAME x
+        INFO
+        INFO keyspace
         SELECT 0
         SET c 3
+        DEBUG OBJECT c
+        DEBUG SLEEP 0
+        MEMORY USAGE c
+        MEMORY STATS
+        SET c 4
+        DEBUG DIGEST
+        DEBUG DIGEST-VALUE c
+        DEBUG POPULATE 1 filled
+        CONFIG GET dir
+        COMMAND COUNT
+        SLOWLOG LEN
+        LATENCY LATEST
+        ROLE
+        TIME
+        LASTSAVE
+        WAIT 0 0
+        SET d 5
         EXEC
         MULTI
         GET a
@@ -143,13 +162,43 @@ fn a_transaction_is_one_in_the_stream_whatever_runs_between_its_writes() {
         SET a 2
         EXEC";
     let [redis, ours] = servers();
+    let (sent, by_redis) = (stream_of(&ours, commands), stream_of(&redis, commands));
+    // Redis 7.2 selects inside the transaction, 7.0 in front of it.
+    assert_eq!(sent[..3], ["multi", "select 0", "set a 1"]);
     let without_select = |stream: Vec<String>| -> Vec<String> {
         stream.into_iter().filter(|command| !command.starts_with("select")).collect()
     };
-    let (sent, by_redis) = (stream_of(&ours, commands), stream_of(&redis, commands));
-    assert_eq!(sent[..2], ["select 0", "multi"]);
-    assert_eq!(sent[3..5], ["select 1", "set b 2"]);
     assert_eq!(without_select(sent), without_select(by_redis));
+}
+
+/// They are run while EXEC holds the locks: what they tell is the data as the transaction sees it.
+#[test]
+fn commands_about_the_server_see_what_the_transaction_did() {
+    for server in servers() {
+        let (mut conn, mut other) = (server.conn(), server.conn());
+        for line in [
+            "MULTI",
+            "SET a 1",
+            "INFO keyspace",
+            "SET b 1 EX 1000",
+            "INFO keyspace",
+            "MEMORY USAGE b",
+            "DEBUG DIGEST",
+            "DEL a b",
+            "DEBUG DIGEST",
+            "BGSAVE",
+        ] {
+            conn.cmd(line);
+        }
+        let reply = conn.text("EXEC");
+        assert!(reply.contains("db0:keys=1,expires=0") && reply.contains("db0:keys=2,expires=1"), "{reply}");
+        assert!(reply.contains(&"0".repeat(40)) && reply.contains("Background saving scheduled"), "{reply}");
+        assert!(!reply.contains("(error)"), "{reply}");
+        assert_eq!(other.text("SET c 1"), "OK", "the locks are given back");
+        wait_for("the save", Duration::from_secs(20), || {
+            conn.info("rdb_bgsave_in_progress") == "0" && conn.info("rdb_saves") != "0"
+        });
+    }
 }
 
 #[test]

@@ -336,6 +336,7 @@ fn what_expires_while_the_master_is_down_is_deleted_on_a_replica_that_continues(
     master.run();
     wait_for("the deletion", Duration::from_secs(20), || replica.conn().text("DBSIZE") == "1");
     assert_eq!(master.conn().info("sync_partial_ok"), "1");
+    assert_eq!(master.conn().info("rdb_last_load_keys_expired"), "1");
     assert_same(&master, &replica);
 }
 
@@ -348,4 +349,36 @@ fn a_link_that_is_killed_on_the_replica_is_made_again_by_a_partial_resync() {
     master.conn().cmd("SET a 1");
     wait_for("the write", Duration::from_secs(20), || replica.conn().text("GET a") == "1");
     assert_eq!((master.conn().info("sync_partial_ok"), master.conn().info("sync_full")), ("1".into(), "1".into()));
+}
+
+/// The first sign of life came at once where the machine had been up for longer than their period.
+#[test]
+fn a_master_says_that_it_lives_when_it_is_time_to() {
+    let quiet = &["--save", "", "--repl-ping-replica-period", "1000"];
+    let (master, replica) = (Server::ours(quiet), Server::ours(quiet));
+    follow(&replica, &master);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(
+        (master.conn().info("master_repl_offset"), replica.conn().info("master_repl_offset")),
+        ("0".into(), "0".into())
+    );
+    master.conn().cmd("CONFIG SET repl-ping-replica-period 1");
+    wait_for("a sign of life", Duration::from_secs(20), || replica.conn().info("master_repl_offset") == "14");
+}
+
+#[test]
+fn a_snapshot_for_a_replica_is_a_save_in_progress() {
+    for diskless in ["yes", "no"] {
+        let master = Server::ours(&["--save", "", "--repl-diskless-sync-delay", "0", "--repl-diskless-sync", diskless]);
+        let replica = Server::ours(QUIET);
+        let mut conn = master.conn();
+        conn.cmd("DEBUG POPULATE 100");
+        conn.cmd("CONFIG SET rdb-key-save-delay 50000");
+        assert_eq!(conn.info("rdb_bgsave_in_progress"), "0");
+        replica.conn().cmd(&format!("REPLICAOF 127.0.0.1 {}", master.port));
+        wait_for("the snapshot", Duration::from_secs(20), || conn.info("rdb_bgsave_in_progress") == "1");
+        conn.cmd("CONFIG SET rdb-key-save-delay 0");
+        wait_for("its end", Duration::from_secs(60), || conn.info("rdb_bgsave_in_progress") == "0");
+        wait_for("the link", Duration::from_secs(20), || replica.conn().info("master_link_status") == "up");
+    }
 }

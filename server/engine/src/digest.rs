@@ -66,9 +66,8 @@ pub fn of_value(value: ValueRef<'_>, expires_ms: Option<u64>) -> Digest {
     digest
 }
 
-/// DEBUG DIGEST of everything. Locks all shards.
-pub fn of_keyspace(keyspace: &Keyspace) -> Digest {
-    let mut locked = keyspace.lock_all();
+/// DEBUG DIGEST of everything; all shards are locked.
+pub fn of_keyspace(keyspace: &Keyspace, locked: &mut dyn Shards) -> Digest {
     let shards = locked.all_mut();
     let mut total = Digest::default();
     for db in 0..keyspace.databases() {

@@ -14,6 +14,8 @@ pub struct Limits {
     pub list_max_listpack_size: i64,
     /// Longest string value, bytes.
     pub proto_max_bulk_len: usize,
+    /// A client with more bytes of replies than this loses its connection: nobody will read more.
+    pub reply_max: usize,
     /// A lazily expired key is propagated as UNLINK rather than DEL.
     pub lazyfree_lazy_expire: bool,
     /// So is a key that a command deletes as a side effect.
@@ -50,6 +52,7 @@ impl Default for Limits {
             zset_max_listpack_value: 64,
             list_max_listpack_size: -2,
             proto_max_bulk_len: 512 << 20,
+            reply_max: usize::MAX,
             lazyfree_lazy_expire: false,
             lazyfree_lazy_server_del: false,
             verify_dump_checksum: true,

@@ -8,6 +8,8 @@ use crate::history::ReplId;
 
 /// The master's sign of life.
 pub const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+/// Begins a transaction.
+pub const MULTI: &[u8] = b"*1\r\n$5\r\nMULTI\r\n";
 /// Asks for an acknowledgement at once.
 pub const GETACK: &[u8] = b"*3\r\n$8\r\nREPLCONF\r\n$6\r\nGETACK\r\n$1\r\n*\r\n";
 

@@ -4,24 +4,25 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use engine::command::{Acl, Flags};
-use engine::keyspace::{ExpiredKeys, Expiry, Locked, ValueRef};
+use engine::keyspace::{ExpiredKeys, Expiry, Shards, ValueRef};
+use engine::types::{List, Object};
 use engine::{CommandError, KeysView, digest};
 use replication::ReplId;
 
 use super::{ServerCtx, family};
 use crate::clock;
-use crate::config::Access;
+use crate::config::{Access, Settings};
 use crate::dispatch::Next;
 use crate::persistence;
-use crate::state::random;
+use crate::state::{Server, random};
 
 family! { Server;
     "debug" debug(-2, Flags::ADMIN.union(Flags::NOSCRIPT).union(Flags::LOADING).union(Flags::STALE), Acl::empty()) "1.0.0" "A container for debugging commands." "subcommand [argument [argument ...]]";
 }
 
-fn view<'a>(ctx: &ServerCtx<'a>, locked: &'a mut Locked<'_>) -> KeysView<'a> {
-    let keyspace = &ctx.server.keyspace;
-    KeysView::new(keyspace, locked, &ctx.settings.limits, ctx.session.db, ExpiredKeys::Keep, clock::unix_ms())
+/// The selected database, through locked shards.
+fn view<'v>(server: &'v Server, settings: &'v Settings, db: usize, shards: &'v mut (dyn Shards + 'v)) -> KeysView<'v> {
+    KeysView::over(&server.keyspace, shards, &settings.limits, db, ExpiredKeys::Keep, clock::unix_ms())
 }
 
 fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
@@ -49,30 +50,36 @@ fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             ctx.server.active_expire.store(ctx.args.at(2) == b"1", Ordering::Release);
             ctx.session.out.ok();
         }
-        (b"digest", 2) => ctx.session.out.simple(&digest::hex(digest::of_keyspace(&ctx.server.keyspace))),
-        (b"digest-value", 3..) => {
-            let mut locked = ctx.server.keyspace.lock_all();
-            let mut keys = view(ctx, &mut locked);
+        (b"digest", 2) => ctx.with_shards(|ctx, shards| {
+            ctx.session.out.simple(&digest::hex(digest::of_keyspace(&ctx.server.keyspace, shards)));
+        }),
+        (b"digest-value", 3..) => ctx.with_shards(|ctx, shards| {
+            let mut keys = view(ctx.server, ctx.settings, ctx.session.db, shards);
             ctx.session.out.array(ctx.args.len() - 2);
             for key in ctx.args.skip(2).iter() {
                 let digest = keys.peek(key).map_or([0; 20], |e| digest::of_value(e.value(), e.expires_ms()));
                 ctx.session.out.simple(&digest::hex(digest));
             }
-        }
-        (b"object", 3) => {
-            let mut locked = ctx.server.keyspace.lock_all();
-            let mut keys = view(ctx, &mut locked);
+        }),
+        (b"object", 3) => ctx.with_shards(|ctx, shards| {
+            let mut keys = view(ctx.server, ctx.settings, ctx.session.db, shards);
             let entry = keys.peek(ctx.args.at(2)).ok_or(CommandError::NoSuchKey)?;
             let (encoding, len) = match entry.value() {
                 ValueRef::Str(bytes) => ("embstr", bytes.len()),
                 value @ ValueRef::Object(object) => (object.encoding(), engine::rdb::write_payload(value).len() - 10),
             };
-            let line = format!(
+            let mut line = format!(
                 "Value at:0x0 refcount:1 encoding:{encoding} serializedlength:{len} lru:{} lru_seconds_idle:0",
                 entry.access()
             );
+            if let ValueRef::Object(Object::List(list)) = entry.value()
+                && encoding == "quicklist"
+            {
+                line.push_str(&quicklist(list, ctx.settings.limits.list_max_listpack_size));
+            }
             ctx.session.out.simple(&line);
-        }
+            Ok(())
+        })?,
         (b"reload", _) => reload(ctx)?,
         (b"populate", 3..=5) => populate(ctx)?,
         (b"change-repl-id", 2) => {
@@ -136,6 +143,15 @@ fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     Ok(Next::Continue)
 }
 
+/// What DEBUG OBJECT says of a quicklist's nodes, of which none is compressed.
+fn quicklist(list: &List, max: i64) -> String {
+    let (nodes, bytes) = (list.node_count(), list.nodes().map(|node| node.as_bytes().len()).sum::<usize>());
+    let mean = list.len() as f64 / nodes.max(1) as f64;
+    format!(
+        " ql_nodes:{nodes} ql_avg_node:{mean:.2} ql_listpack_max:{max} ql_compressed:0 ql_uncompressed_size:{bytes}"
+    )
+}
+
 /// DEBUG PROTOCOL type: a reply of that type.
 fn protocol(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
     let out = &mut ctx.session.out;
@@ -195,8 +211,8 @@ fn reload(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
     }
     let path = std::path::Path::new(&ctx.settings.dir).join(&ctx.settings.dbfilename);
     {
-        let mut locked = ctx.server.keyspace.lock_all();
-        let mut keys = view(ctx, &mut locked);
+        let mut locked = server.keyspace.lock_all();
+        let mut keys = view(server, ctx.settings, ctx.session.db, &mut locked);
         for db in 0..keys.databases() {
             keys.select(db);
             keys.flush();
@@ -216,8 +232,14 @@ fn populate(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
     let count = engine::parse::count(ctx.args.at(2))?;
     let prefix = ctx.args.get(3).unwrap_or(b"key");
     let size = ctx.args.get(4).map(engine::parse::count).transpose()?;
-    let mut locked = ctx.server.keyspace.lock_all();
-    let mut keys = view(ctx, &mut locked);
+    ctx.with_shards(|ctx, shards| {
+        fill(view(ctx.server, ctx.settings, ctx.session.db, shards), count, prefix, size);
+    });
+    ctx.session.out.ok();
+    Ok(())
+}
+
+fn fill(mut keys: KeysView<'_>, count: usize, prefix: &[u8], size: Option<usize>) {
     let (mut key, mut value) = (Vec::new(), Vec::new());
     for n in 0..count {
         let digits = n.to_string();
@@ -237,7 +259,4 @@ fn populate(ctx: &mut ServerCtx<'_>) -> Result<(), CommandError> {
         }
         keys.put_str(&key, &value, Expiry::Clear);
     }
-    drop(keys);
-    ctx.session.out.ok();
-    Ok(())
 }

@@ -1,8 +1,8 @@
 //! What the server tells: INFO, MEMORY.
 
-use engine::CommandError;
-use engine::Spec;
 use engine::command::{Acl, Flags, Keys};
+use engine::keyspace::{ExpiredKeys, ValueRef};
+use engine::{CommandError, KeysView, Spec};
 
 use super::{ServerCtx, family, unknown_subcommand};
 use crate::dispatch::Next;
@@ -26,7 +26,8 @@ const MEMORY: &[Spec] = engine::subcommands! { Server, Acl::empty();
 fn info_command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     let sections: Vec<String> =
         ctx.args.skip(1).iter().map(|s| String::from_utf8_lossy(s).to_ascii_lowercase()).collect();
-    let text = info::text(ctx.server, ctx.settings, &sections);
+    let (server, settings) = (ctx.server, ctx.settings);
+    let text = info::text(server, settings, &mut ctx.figures(), &sections);
     ctx.session.out.verbatim("txt", text.as_bytes());
     Ok(Next::Continue)
 }
@@ -34,37 +35,14 @@ fn info_command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
 fn memory(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     let word = ctx.args.at(1).to_ascii_lowercase();
     match (&word[..], ctx.args.len()) {
-        (b"usage", 3 | 5) => {
-            let keyspace = &ctx.server.keyspace;
-            let limits = &ctx.settings.limits;
-            let mut locked = keyspace.lock_all();
-            let mut keys = engine::KeysView::new(
-                keyspace,
-                &mut locked,
-                limits,
-                ctx.session.db,
-                engine::keyspace::ExpiredKeys::Keep,
-                0,
-            );
-            match keys.peek(ctx.args.at(2)) {
-                // The entry and, for a collection, the bytes that its serialised form takes.
-                Some(entry) => {
-                    let object = match entry.value() {
-                        engine::keyspace::ValueRef::Str(_) => 0,
-                        value @ engine::keyspace::ValueRef::Object(_) => engine::rdb::write_payload(value).len(),
-                    };
-                    ctx.session.out.len_int(entry.size() + 8 + object);
-                }
-                None => ctx.session.out.null(),
-            }
-        }
+        (b"usage", 3 | 5) => memory_usage(ctx),
         (b"doctor", 2) => {
             let text = "Sam, I can't find any memory issue in your instance. I can only account for what occurs on this base.\n";
             ctx.session.out.verbatim("txt", text.as_bytes());
         }
         (b"malloc-stats", 2) => {
             let (used, resident) = info::memory_used();
-            let text = format!("Allocated: {used}, active: {used}, resident: {resident}\n");
+            let text = format!("jemalloc. Allocated: {used}, active: {used}, resident: {resident}\n");
             ctx.session.out.verbatim("txt", text.as_bytes());
         }
         (b"stats", 2) => memory_stats(ctx),
@@ -74,9 +52,28 @@ fn memory(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     Ok(Next::Continue)
 }
 
+/// The entry and, for a collection, the bytes that its serialised form takes and the table that it is in.
+fn memory_usage(ctx: &mut ServerCtx<'_>) {
+    let usage = ctx.with_shards(|ctx, shards| {
+        let (limits, db) = (&ctx.settings.limits, ctx.session.db);
+        let mut keys = KeysView::over(&ctx.server.keyspace, shards, limits, db, ExpiredKeys::Keep, 0);
+        keys.peek(ctx.args.at(2)).map(|entry| {
+            let object = match entry.value() {
+                ValueRef::Str(_) => 0,
+                value @ ValueRef::Object(object) => engine::rdb::write_payload(value).len() + object.table_bytes(),
+            };
+            entry.size() + 8 + object
+        })
+    });
+    match usage {
+        Some(bytes) => ctx.session.out.len_int(bytes),
+        None => ctx.session.out.null(),
+    }
+}
+
 fn memory_stats(ctx: &mut ServerCtx<'_>) {
     let (used, resident) = info::memory_used();
-    let keys = ctx.server.keyspace.len();
+    let keys: usize = ctx.figures().sizes().iter().map(|(keys, _)| keys).sum();
     let backlog = ctx.server.repl.log.lock().log.held() as usize;
     let clients: usize = ctx.server.clients.list().iter().map(|c| c.memory()).sum();
     let overhead = backlog + clients + ctx.server.keyspace.snapshot_side_bytes();

@@ -12,11 +12,13 @@ mod server;
 mod syntax;
 
 use engine::CommandError;
+use engine::command::Group;
+use engine::keyspace::{Figures, Shards};
 use resp::{Args, Encoder};
 
 use crate::config::Settings;
 use crate::dispatch::{Next, Session};
-use crate::registry::{Registry, ServerCommand};
+use crate::registry::{Entry, Registry, ServerCommand};
 use crate::state::Server;
 
 /// One call of a server command.
@@ -26,6 +28,42 @@ pub struct ServerCtx<'a> {
     pub settings: &'a Settings,
     pub session: &'a mut Session,
     pub args: Args<'a>,
+    /// All shards, where EXEC holds them around this command.
+    pub held: Option<&'a mut (dyn Shards + 'a)>,
+}
+
+impl ServerCtx<'_> {
+    /// Calls `f` with all shards locked.
+    pub fn with_shards<R>(&mut self, f: impl FnOnce(&mut Self, &mut dyn Shards) -> R) -> R {
+        match self.held.take() {
+            Some(held) => {
+                let result = f(self, &mut *held);
+                self.held = Some(held);
+                result
+            }
+            None => f(self, &mut self.server.keyspace.lock_all()),
+        }
+    }
+
+    pub fn figures(&mut self) -> Figures<'_> {
+        let locked = self.held.as_mut().map(|held| &mut **held as &mut dyn Shards);
+        Figures { keyspace: &self.server.keyspace, locked }
+    }
+}
+
+/// May this command run while EXEC holds the shards around it? Those that may not lock shards, or wait for somebody who
+/// does: they would wait for ever.
+pub(crate) fn runs_under_locks(entry: &Entry, args: Args<'_>) -> bool {
+    const DEBUG: &[&str] =
+        &["object", "digest", "digest-value", "populate", "sleep", "error", "log", "protocol", "jmap"];
+    match entry.name.as_str() {
+        // What is about connections needs no keys.
+        _ if entry.spec.group == Group::Connection => true,
+        "debug" => DEBUG.iter().any(|word| args.get(1).is_some_and(|arg| arg.eq_ignore_ascii_case(word.as_bytes()))),
+        "info" | "memory|usage" | "memory|stats" | "memory|doctor" => true,
+        "bgsave" | "lastsave" | "time" | "role" | "wait" | "lolwut" | "config|get" => true,
+        name => ["command", "slowlog", "latency"].contains(&name.split('|').next().unwrap_or_default()),
+    }
 }
 
 /// Writes one reply and says what the connection does next; an error is the reply.

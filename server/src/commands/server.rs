@@ -88,7 +88,12 @@ fn bgsave(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     if !persistence::save_in_background(&ctx.server.arc()) {
         return Err(CommandError::Static("ERR Background save already in progress"));
     }
-    ctx.session.out.simple("Background saving started");
+    // Inside EXEC it waits for the locks, and so for the end of the transaction.
+    ctx.session.out.simple(if ctx.held.is_some() {
+        "Background saving scheduled"
+    } else {
+        "Background saving started"
+    });
     Ok(Next::Continue)
 }
 

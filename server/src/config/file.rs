@@ -42,8 +42,8 @@ impl Loader {
             let refused = REFUSED.iter().find(|(name, _)| words[0].eq_ignore_ascii_case(name));
             return Err(refused.map_or("Bad directive or wrong number of arguments", |(_, sentence)| sentence).into());
         };
-        // `save` alone asks for no saving, as `save ""` does.
-        if words.len() < 2 && parameter.name != "save" {
+        // `save` alone asks for no saving, as `save ""` does; the others say themselves what they want.
+        if words.len() < 2 && !["save", "shutdown-on-sigint", "shutdown-on-sigterm"].contains(&parameter.name) {
             return Err("wrong number of arguments".into());
         }
         let seen = if self.seen.contains(&parameter.name) { Seen::Again } else { Seen::First };

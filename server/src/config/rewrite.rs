@@ -37,13 +37,14 @@ pub fn rewrite(settings: &Settings, old: &str) -> String {
     let all = PARAMETERS.iter().map(|p| (p.name, (p.lines)(settings), (p.lines)(&defaults)));
     let user = settings.default_user.iter().map(|user| format!("{DEFAULT} {}", user.describe())).collect();
     for (name, wanted, default) in all.chain([(USER, user, Vec::new())]) {
-        let changed = wanted != default;
         let places = places.entry(name).or_default();
+        // What the file says is replaced as a whole, also by a default of several lines.
+        let told = wanted != default || !places.is_empty();
         for value in wanted {
             let line = format!("{name} {value}");
             match places.pop_front() {
                 Some(place) => lines[place] = line,
-                None if !changed => {}
+                None if !told => {}
                 None => {
                     if !marked {
                         lines.extend([String::new(), MARK.into()]);

@@ -334,6 +334,10 @@ impl Settings {
             zset_max_listpack_value: size(self.zset_max_listpack_value),
             list_max_listpack_size: self.list_max_listpack_size.max(-5),
             proto_max_bulk_len: size(self.proto_max_bulk_len),
+            reply_max: match self.client_output_buffer_limit.normal.hard {
+                0 => usize::MAX,
+                bytes => usize::try_from(bytes).unwrap_or(usize::MAX),
+            },
             lazyfree_lazy_expire: self.lazyfree_lazy_expire,
             lazyfree_lazy_server_del: self.lazyfree_lazy_server_del,
             verify_dump_checksum: true,

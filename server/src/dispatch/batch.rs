@@ -10,6 +10,7 @@
 use std::sync::atomic::Ordering;
 
 use engine::keyspace::{Added, Locked, Touch};
+use replication::records;
 use smallvec::SmallVec;
 
 use super::Session;
@@ -43,6 +44,9 @@ impl Waiting {
     /// Adds `count` commands.
     #[inline]
     fn push(&mut self, db: usize, commands: &[u8], count: usize) {
+        if self.commands == 0 {
+            self.unit = self.bytes.len();
+        }
         match &mut self.dbs {
             None => self.dbs = Some((db, db)),
             Some((_, last)) if *last == db => {}
@@ -50,9 +54,6 @@ impl Waiting {
                 *last = db;
                 resp::encode_command(&mut self.bytes, &["SELECT", itoa::Buffer::new().format(db)]);
             }
-        }
-        if self.commands == 0 {
-            self.unit = self.bytes.len();
         }
         self.bytes.extend_from_slice(commands);
         self.commands += count;
@@ -62,7 +63,7 @@ impl Waiting {
     #[inline]
     fn end_unit(&mut self) {
         if self.commands > 1 {
-            self.bytes.splice(self.unit..self.unit, *b"*1\r\n$5\r\nMULTI\r\n");
+            self.bytes.splice(self.unit..self.unit, records::MULTI.iter().copied());
             self.bytes.extend_from_slice(b"*1\r\n$4\r\nEXEC\r\n");
         }
         self.commands = 0;
@@ -370,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn another_database_is_selected_in_front_of_the_transaction() {
+    fn another_database_is_selected_inside_the_transaction() {
         let mut effects = Waiting::default();
         effects.push(3, b"a ", 1);
         effects.end_unit();
@@ -378,6 +379,6 @@ mod tests {
         effects.push(2, b"c ", 1);
         effects.end_unit();
         assert_eq!(effects.dbs, Some((3, 2)));
-        assert_eq!(text(&effects), "a *2 $6 SELECT $1 1 *1 $5 MULTI b *2 $6 SELECT $1 2 c *1 $4 EXEC ");
+        assert_eq!(text(&effects), "a *1 $5 MULTI *2 $6 SELECT $1 1 b *2 $6 SELECT $1 2 c *1 $4 EXEC ");
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use engine::command::{Flags, KeyPositions, Keys};
-use engine::keyspace::{ExpiredKeys, KeyHash, KeysView, Locked};
+use engine::keyspace::{ExpiredKeys, KeyHash, KeysView, Locked, Shards};
 use engine::{CommandError, Ctx, Effects, Rng};
 use replication::{Announced, Ask};
 use resp::{Args, Encoder, encode_command};
@@ -252,7 +252,7 @@ fn execute_inner(
             batch.settle_count();
             match spec.name {
                 "multi" | "exec" | "discard" | "watch" | "unwatch" => transaction(batch, session, spec.name, args),
-                _ => run_server(batch, session, entry, run, args),
+                _ => run_server(batch, session, entry, run, args, None),
             }
         }
     };
@@ -395,6 +395,22 @@ fn scan_cursor(args: Args<'_>) -> Option<u64> {
     args.at(0).eq_ignore_ascii_case(b"scan").then(|| resp::number::parse_u64(args.get(1)?))?
 }
 
+/// What a command of the engine does with expired keys. A client that may write on a replica writes what is nobody
+/// else's: so are its expiries.
+#[inline]
+fn expired_keys_for(batch: &Batch<'_>, origin: Origin, entry: &Entry) -> ExpiredKeys {
+    match expired_keys(batch, origin) {
+        ExpiredKeys::Hide
+            if entry.spec.flags.contains(Flags::WRITE)
+                && !batch.settings.replica_read_only
+                && batch.server.repl.is_replica() =>
+        {
+            ExpiredKeys::Local
+        }
+        other => other,
+    }
+}
+
 #[inline]
 fn expired_keys(batch: &Batch<'_>, origin: Origin) -> ExpiredKeys {
     let repl = &batch.server.repl;
@@ -443,6 +459,9 @@ fn run_engine(
         batch.note(changes, session);
     }
     batch.keep(locked);
+    if is_flush(entry) {
+        server.local_expiry.forget_all();
+    }
     if write && is_flush(entry) {
         batch.release();
         persistence::save_after_flush(&server.arc());
@@ -470,7 +489,7 @@ fn run_locked(
     let start = session.out.len();
     let now_ms = batch.unix_ms();
     let limits = &batch.settings.limits;
-    let expired = expired_keys(batch, session.origin);
+    let expired = expired_keys_for(batch, session.origin, entry);
     let mut keys = KeysView::new(&batch.server.keyspace, locked, limits, session.db, expired, now_ms);
     keys.hint_hashes(hashes);
     if session.client.no_touch.load(Ordering::Relaxed) && entry.spec.name != "touch" {
@@ -488,6 +507,9 @@ fn run_locked(
         if matches!(entry.spec.keys, Keys::None) {
             batch.separate();
         }
+    }
+    if expired == ExpiredKeys::Local {
+        batch.server.local_expiry.remember(&mut keys);
     }
     drop(keys);
     if let Err(error) = result {
@@ -539,18 +561,20 @@ fn fail(server: &Server, session: &mut Session, entry: &Entry, error: &CommandEr
     }
 }
 
-/// The caller holds no locks.
+/// `held`: the shards that the caller has locked, all of them or none.
 fn run_server(
     batch: &Batch<'_>,
     session: &mut Session,
     entry: &Entry,
     run: crate::commands::Run,
     args: Args<'_>,
+    held: Option<&mut Locked<'_>>,
 ) -> Next {
     let start = session.out.len();
     let (server, settings) = (batch.server, batch.settings);
     session.client.last.store(entry.number, Ordering::Relaxed);
-    let mut ctx = ServerCtx { server, settings, session, args };
+    let held = held.map(|held| held as &mut dyn Shards);
+    let mut ctx = ServerCtx { server, settings, session, args, held };
     match run(&mut ctx) {
         Ok(next) => next,
         Err(error) => {

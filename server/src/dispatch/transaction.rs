@@ -14,7 +14,7 @@ use super::{
 };
 use crate::commands;
 use crate::persistence;
-use crate::registry::{Handler, Registry};
+use crate::registry::{Entry, Handler, Registry};
 
 /// Commands that wait for EXEC.
 #[derive(Debug, Default)]
@@ -108,6 +108,11 @@ fn watch(batch: &mut Batch<'_>, session: &mut Session, key: &[u8]) {
     session.watched.push(Watched { db, key: key.to_vec(), living });
 }
 
+/// A server command that may see any key.
+fn looks_at_keys(entry: &Entry) -> bool {
+    matches!(entry.handler, Handler::Server(_)) && entry.spec.group != Group::Connection
+}
+
 /// Whether the time of a WATCHed key has passed since; their shards are locked.
 fn has_expired(batch: &Batch<'_>, session: &Session, locked: Option<&mut Locked<'_>>) -> bool {
     let Some(locked) = locked else { return false };
@@ -136,6 +141,9 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
         let args = args.as_args();
         let Some(entry) = registry.resolve(args) else { continue };
         flags |= entry.spec.flags & (Flags::ALL_SHARDS | Flags::WRITE);
+        if looks_at_keys(entry) {
+            flags |= Flags::ALL_SHARDS;
+        }
         flushes |= is_flush(entry);
         // COPY and MOVE touch one key in two databases: the shard is the same.
         let keys = entry.spec.key_positions(args).iter().filter_map(|i| args.get(i));
@@ -183,15 +191,16 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
                 locked = Some(held);
             }
             (Handler::Server(run), mut held) => {
-                // What is about connections needs no keys, and nothing comes between the commands around it. The others
-                // may look at the keyspace by themselves: what was done so far is logged, the locks are given back.
-                if entry.spec.group != Group::Connection {
+                // Nothing comes between the commands around it, unless it needs the locks itself: then what was done so far
+                // is logged, and the locks are given back.
+                if !commands::runs_under_locks(entry, args) {
                     batch.note(std::mem::take(&mut changes), session);
                     batch.append();
                     held = None;
                     batch.settle(session);
                 }
-                match run_server(batch, session, entry, run, args) {
+                let shown = held.as_mut().filter(|_| looks_at_keys(entry));
+                match run_server(batch, session, entry, run, args, shown) {
                     Next::Continue | Next::Paused | Next::SkipReply => {}
                     // Inside a transaction WAIT does not block: it answers at once.
                     Next::Wait { offset, .. } => {

@@ -18,7 +18,7 @@ use crate::state::Server;
 
 /// The exposition.
 pub(crate) fn text(server: &Server) -> Result<String, prometheus::Error> {
-    let info = info::text(server, &server.settings(), &[]);
+    let info = info::text(server, &server.settings(), &mut server.keyspace.figures(), &[]);
     let fields: HashMap<&str, &str> = info.lines().filter_map(|line| line.trim_end().split_once(':')).collect();
     let mut families = Families::default();
     from_info::fill(&mut families, &fields);

@@ -330,8 +330,13 @@ impl<S: Stream> Connection<S> {
                     let waited = self.wait(replicas, offset, timeout_ms).await?;
                     let out = &mut self.work.borrow_mut().session.out;
                     match waited {
-                        Some(n) => out.len_int(n),
-                        None => out.error("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
+                        Waited::Held(n) => out.len_int(n),
+                        Waited::Unblocked => out.error("UNBLOCKED client unblocked via CLIENT UNBLOCK"),
+                        Waited::Demoted => {
+                            out.error(DEMOTED);
+                            end = Batched::Close;
+                            break;
+                        }
                     }
                 }
             }
@@ -451,7 +456,7 @@ impl<S: Stream> Connection<S> {
         Ok(())
     }
 
-    async fn wait(&mut self, replicas: usize, offset: u64, timeout_ms: u64) -> io::Result<Option<usize>> {
+    async fn wait(&mut self, replicas: usize, offset: u64, timeout_ms: u64) -> io::Result<Waited> {
         self.flush().await?;
         let server = Arc::clone(&self.server);
         let client = Arc::clone(&self.client);
@@ -464,13 +469,16 @@ impl<S: Stream> Connection<S> {
             let acked = server.repl.acked.notified();
             let n = server.repl.holding(offset);
             let over = timeout_ms > 0 && clock::monotonic_ms() - begun >= timeout_ms;
-            if n >= replicas || over || server.repl.is_replica() {
-                return Ok(Some(n));
+            if server.repl.is_replica() {
+                return Ok(Waited::Demoted);
+            }
+            if n >= replicas || over {
+                return Ok(Waited::Held(n));
             }
             match client.unblock.swap(0, Ordering::AcqRel) {
                 0 => {}
-                1 => return Ok(Some(n)),
-                _ => return Ok(None),
+                1 => return Ok(Waited::Held(n)),
+                _ => return Ok(Waited::Unblocked),
             }
             if self.client.killed.load(Ordering::Acquire) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
@@ -483,6 +491,18 @@ impl<S: Stream> Connection<S> {
         }
     }
 }
+
+/// How a WAIT ended.
+enum Waited {
+    /// So many replicas hold the write.
+    Held(usize),
+    /// CLIENT UNBLOCK … ERROR.
+    Unblocked,
+    /// This instance is no master any more: the client is told and has to look for the new one.
+    Demoted,
+}
+
+const DEMOTED: &str = "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)";
 
 /// A client that waits, as INFO and CLIENT LIST show it.
 struct Blocked<'a> {

@@ -49,13 +49,23 @@ pub async fn run(server: Arc<Server>) {
         let end = link.follow().await;
         let info = &server.repl.link;
         info.syncing.store(false, Ordering::Release);
+        let phase = info.phase();
         info.enter(Phase::Connect);
         if info.up.swap(false, Ordering::AcqRel) {
             info.down_since_ms.store(clock::unix_ms(), Ordering::Relaxed);
         }
         let error = end.err().unwrap_or(LinkError::Changed);
+        // In Redis's words, for those who watch logs.
+        let said = match (&error, phase) {
+            (LinkError::Timeout, Phase::Connect | Phase::Connecting | Phase::Handshake) => {
+                "Timeout connecting to the MASTER...".into()
+            }
+            (LinkError::Timeout, Phase::Sync) => "Timeout receiving bulk data from MASTER...".into(),
+            (LinkError::Timeout, Phase::Connected) => "MASTER timeout: no data nor PING received...".into(),
+            _ => error.to_string(),
+        };
         if error != LinkError::Changed {
-            tracing::warn!("Link with MASTER {}:{}: {error}", link.target.host, link.target.port);
+            tracing::warn!("Link with MASTER {}:{}: {said}", link.target.host, link.target.port);
         }
         machine = link.machine;
         let jitter = u16::from_le_bytes(crate::state::random());
@@ -398,8 +408,10 @@ impl Link<'_> {
         let mut acked_ms = 0;
         loop {
             let (mut start, mut ack) = (0, self.server.repl.managed);
-            {
-                self.check_changed()?;
+            self.check_changed()?;
+            // CLIENT PAUSE holds back the master's writes as it does those of clients. (A managed replica's acknowledgements
+            // are its master's lease: they go on.)
+            if server.repl.managed || !server.paused().0 {
                 let settings = server.settings();
                 let _apply = server.repl.apply.lock();
                 // A promise may have come while we waited: nothing of the old epoch is applied after it (R2).
@@ -437,7 +449,7 @@ impl Link<'_> {
             }
             server.repl.wake_feeds();
             let offset = server.repl.log.lock().log.end();
-            server.repl.link.read_offset.store(offset, Ordering::Relaxed);
+            server.repl.link.read_offset.store(offset + self.buf.len() as u64, Ordering::Relaxed);
             let now = clock::monotonic_ms();
             if ack || now.saturating_sub(acked_ms) >= 1000 {
                 acked_ms = now;
@@ -448,6 +460,7 @@ impl Link<'_> {
             tokio::select! {
                 read = self.fill_in_time() => read?,
                 () = client.wake.notified() => {}
+                () = server.pause.changed.notified() => {}
             }
             // CLIENT KILL of the link: it is made again, as after any other cut.
             if client.killed.load(Ordering::Acquire) {
@@ -499,6 +512,7 @@ pub(super) fn rdb(error: RdbError) -> LinkError {
 
 /// Removes all keys.
 fn flush(server: &Server) {
+    server.local_expiry.forget_all();
     let settings = server.settings();
     let mut session = Session::new(server.clients.add(String::new(), String::new(), -1), Origin::Master, true);
     let args = OwnedArgs::from_iter([&b"FLUSHALL"[..]]);

@@ -45,10 +45,14 @@ impl LogState {
     /// Appends a command of a database.
     #[inline]
     pub fn append(&mut self, db: usize, bytes: &[u8]) {
-        if self.db != Some(db) {
-            self.select(db);
+        if self.db == Some(db) {
+            return self.log.append(bytes);
         }
-        self.log.append(bytes);
+        // Redis selects inside the transaction.
+        let begin = if bytes.starts_with(records::MULTI) { records::MULTI.len() } else { 0 };
+        self.log.append(&bytes[..begin]);
+        self.select(db);
+        self.log.append(&bytes[begin..]);
     }
 
     #[cold]
@@ -350,6 +354,8 @@ impl Replication {
         tracing::info!("Connecting to MASTER {}:{}", target.host, target.port);
         self.set_mode(REPLICA);
         self.set_target(Some(target));
+        // Clients in WAIT are to be told.
+        self.acked.notify_waiters();
     }
 
     /// REPLICAOF; the reply.

@@ -139,6 +139,7 @@ impl Link<'_> {
             // Data and offset change together, also for a snapshot that is about to be cut.
             let _apply = server.repl.apply.lock();
             server.keyspace.swap(&aside);
+            server.local_expiry.forget_all();
             let mut log = server.repl.log.lock();
             log.log.reset(sync.offset);
             log.history.replaced(id, loaded.epoch);

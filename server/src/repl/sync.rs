@@ -3,6 +3,7 @@
 
 use std::io::{Read, Seek, SeekFrom};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -99,8 +100,15 @@ fn run(server: &Arc<Server>) {
                 continue;
             }
             Next::Begin { data: false, replicas, .. } => without_keys(server, replicas),
-            Next::Begin { target: Target::Sockets, replicas, .. } => stream(server, replicas),
-            Next::Begin { target: Target::Disk, replicas, .. } => by_file(server, replicas),
+            Next::Begin { target, replicas, .. } => {
+                server.persistence.syncing.store(true, Ordering::Release);
+                let done = match target {
+                    Target::Sockets => stream(server, replicas),
+                    Target::Disk => by_file(server, replicas),
+                };
+                server.persistence.syncing.store(false, Ordering::Release);
+                done
+            }
         };
         if let Err(error) = done {
             tracing::warn!("Full sync: {error}");

@@ -6,7 +6,7 @@ use crate::keyspace::Absent;
 use crate::long_double::LongDouble;
 use crate::parse::{eq_ignore_case, integer};
 use crate::types::Hash;
-use crate::{CommandError, Ctx};
+use crate::{CommandError, Ctx, Limits};
 
 family! { Hash, Acl::HASH;
     "hset" hset(-4, Keys::ONE, WMF) "2.0.0" "O(1) for each field/value pair added." "Creates or modifies the value of a field in a hash." "key field value [field value ...]";
@@ -223,11 +223,11 @@ fn hrandfield(ctx: &mut Ctx<'_>) -> CommandResult {
         ctx.out.array(0);
         return Ok(());
     };
-    let (out, rng) = (&mut *ctx.out, &mut *ctx.rng);
+    let (out, rng, limits) = (&mut *ctx.out, &mut *ctx.rng, ctx.limits);
     let nested = with_values && out.resp3();
     let n = if count < 0 { count.unsigned_abs() as usize } else { hash.len().min(count as usize) };
     out.array(if with_values && !nested { n * 2 } else { n });
-    let write = |field: &[u8], value: &[u8]| {
+    let write = |out: &mut resp::Encoder, field: &[u8], value: &[u8]| {
         if nested {
             out.array(2);
         }
@@ -237,11 +237,27 @@ fn hrandfield(ctx: &mut Ctx<'_>) -> CommandResult {
         }
     };
     if count < 0 {
-        hash.random_each(n, rng, write)
+        draw(out, n, limits, |out, part| hash.random_each(part, rng, |field, value| write(out, field, value)));
     } else {
-        hash.random_distinct(n, rng, write)
+        hash.random_distinct(n, rng, |field, value| write(out, field, value));
     }
     Ok(())
+}
+
+/// Has `n` replies drawn at random, some at a time: any number may be asked for, and nobody is given more than he may have.
+pub(super) fn draw(
+    out: &mut resp::Encoder,
+    n: usize,
+    limits: &Limits,
+    mut some: impl FnMut(&mut resp::Encoder, usize),
+) {
+    const SOME: usize = 256;
+    let mut left = n;
+    while left > 0 && out.len() <= limits.reply_max {
+        let part = left.min(SOME);
+        some(out, part);
+        left -= part;
+    }
 }
 
 fn one_random_field(ctx: &mut Ctx<'_>) -> CommandResult {

@@ -2,7 +2,7 @@
 
 use super::{NO_ACL, R, RF, ScanArgs, W, WF, WM, family};
 use crate::command::{Acl, CommandResult, Flags, Keys};
-use crate::keyspace::{Value, ValueRef};
+use crate::keyspace::{EntryRef, Value, ValueRef};
 use crate::parse::{self, eq_ignore_case, integer};
 use crate::{CommandError, Ctx, glob};
 
@@ -266,6 +266,18 @@ fn string_encoding(bytes: &[u8], raw: bool) -> &'static str {
     }
 }
 
+/// OBJECT REFCOUNT: Redis shares the small integers, and says so by the largest number.
+fn references(entry: EntryRef<'_>) -> i64 {
+    const SHARED: i64 = 10_000;
+    match entry.value() {
+        ValueRef::Str(bytes) if string_encoding(bytes, entry.is_raw()) == "int" => {
+            let shared = resp::number::parse_i64(bytes).is_some_and(|n| (0..SHARED).contains(&n));
+            if shared { i64::from(i32::MAX) } else { 1 }
+        }
+        _ => 1,
+    }
+}
+
 fn object(ctx: &mut Ctx<'_>) -> CommandResult {
     let word = ctx.args.at(1).to_ascii_lowercase();
     if ctx.args.len() != 3 {
@@ -284,7 +296,7 @@ fn object(ctx: &mut Ctx<'_>) -> CommandResult {
             };
             ctx.out.bulk(encoding.as_bytes());
         }
-        b"refcount" => ctx.out.int(1),
+        b"refcount" => ctx.out.int(references(entry)),
         b"idletime" => {
             let seconds = ctx.keys.idle_seconds(key).unwrap_or(0);
             ctx.out.int(seconds as i64);

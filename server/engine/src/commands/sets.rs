@@ -2,7 +2,7 @@
 
 use resp::OwnedArgs;
 
-use super::hashes::signed_count;
+use super::hashes::{draw, signed_count};
 use super::{R, RF, ScanArgs, WF, WM, WMF, family};
 use crate::command::{Acl, CommandResult, Keys};
 use crate::keyspace::Absent;
@@ -165,6 +165,7 @@ fn srandmember(ctx: &mut Ctx<'_>) -> CommandResult {
         return Err(CommandError::Syntax);
     }
     let count = ctx.args.get(2).map(signed_count).transpose()?;
+    let limits = ctx.limits;
     let set = ctx.keys.get::<Set>(ctx.args.at(1))?;
     let (out, rng) = (&mut *ctx.out, &mut *ctx.rng);
     match (set, count) {
@@ -174,7 +175,7 @@ fn srandmember(ctx: &mut Ctx<'_>) -> CommandResult {
         (Some(set), Some(count)) if count < 0 => {
             let n = count.unsigned_abs() as usize;
             out.array(n);
-            set.random_each(n, rng, |member| out.bulk(member));
+            draw(out, n, limits, |out, part| set.random_each(part, rng, |member| out.bulk(member)));
         }
         (Some(set), Some(count)) => {
             let n = set.len().min(count as usize);

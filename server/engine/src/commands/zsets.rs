@@ -400,10 +400,14 @@ fn zrandmember(ctx: &mut Ctx<'_>) -> CommandResult {
         ctx.out.array(0);
         return Ok(());
     };
-    let n = count.unsigned_abs() as usize;
+    let (n, limits) = (count.unsigned_abs() as usize, ctx.limits);
     if count < 0 {
         let mut reply = MemberReply::begin(ctx.out, n, with_scores);
+        // As in `draw`: nobody is given more than he may have.
         for _ in 0..n {
+            if reply.out.len() > limits.reply_max {
+                break;
+            }
             zset.random(ctx.rng, |member, score| reply.member(member, score));
         }
     } else if n >= zset.len() {

@@ -299,7 +299,7 @@ fn each<'t, 'm, T>(
 }
 
 /// Locked shards, whatever the lifetime of their guards: what a [`super::KeysView`] works on.
-pub(crate) trait Shards: std::fmt::Debug {
+pub trait Shards: std::fmt::Debug {
     fn shard_mut(&mut self, shard: usize) -> &mut Shard;
     fn shard(&self, shard: usize) -> &Shard;
     fn all_mut(&mut self) -> SmallVec<[&mut Shard; 1]>;

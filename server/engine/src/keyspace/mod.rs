@@ -17,8 +17,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 pub use entry::{EntryRef, Value, ValueRef};
-pub(crate) use locked::Shards;
-pub use locked::{Added, Locked, Touch};
+pub use locked::{Added, Locked, Shards, Touch};
 pub use snapshot::{EncodeFn, SnapshotWalk, WalkStep};
 pub use table::{Cursor, Place, Table};
 pub use view::{Absent, ExpiredKeys, Expiry, KeyHash, KeysView};
@@ -40,6 +39,77 @@ pub struct KeyStats {
     pub hits: u64,
     pub misses: u64,
     pub expired: u64,
+}
+
+/// Sums over all shards, for INFO: of shards that the caller has locked, or of each under its lock.
+#[derive(Debug)]
+pub struct Figures<'a> {
+    pub keyspace: &'a Keyspace,
+    pub locked: Option<&'a mut (dyn Shards + 'a)>,
+}
+
+impl Figures<'_> {
+    fn for_each(&mut self, mut f: impl FnMut(&mut Shard)) {
+        match &mut self.locked {
+            Some(locked) => locked.all_mut().into_iter().for_each(f),
+            None => self.keyspace.shards.iter().for_each(|shard| f(&mut shard.lock())),
+        }
+    }
+
+    /// Keys and keys with an expiry in each database.
+    pub fn sizes(&mut self) -> Vec<(usize, usize)> {
+        let mut sizes = vec![(0, 0); self.keyspace.databases];
+        self.for_each(|shard| {
+            for (sum, table) in sizes.iter_mut().zip(&shard.dbs) {
+                *sum = (sum.0 + table.len(), sum.1 + table.expiring());
+            }
+        });
+        sizes
+    }
+
+    pub fn stats(&mut self) -> KeyStats {
+        let mut sum = KeyStats { expired: self.keyspace.expired.load(Ordering::Relaxed), ..KeyStats::default() };
+        self.for_each(|Shard { stats, .. }| {
+            sum = KeyStats { hits: sum.hits + stats.hits, misses: sum.misses + stats.misses, ..sum };
+        });
+        sum
+    }
+
+    /// What the keys with an expiry have left on average, ms, of a sample that begins at a random place; 0 without such keys.
+    pub fn average_ttl_ms(&mut self, db: usize, now_ms: u64, rng: &mut Rng) -> u64 {
+        const KEYS: u64 = 64;
+        const POSITIONS: usize = 4096;
+        let shards = self.keyspace.shards.len();
+        let (mut sum, mut seen, mut visited) = (0, 0, 0);
+        let first = rng.below(shards);
+        let mut position = Cursor::from_bits(rng.next_u64());
+        // Once around: the first shard from that place on, the others, and the first one's beginning.
+        for i in 0..=shards {
+            let number = (first + i) % shards;
+            let mut own;
+            let shard = match &mut self.locked {
+                Some(locked) => locked.shard_mut(number),
+                None => {
+                    own = self.keyspace.shards[number].lock();
+                    &mut *own
+                }
+            };
+            while seen < KEYS && visited < POSITIONS {
+                visited += 1;
+                let next = shard.dbs[db].visit(position, true, |_, entry| {
+                    if let Some(at) = entry.as_ref().expires_ms() {
+                        sum += at.saturating_sub(now_ms);
+                        seen += 1;
+                    }
+                });
+                position = next.unwrap_or_default();
+                if next.is_none() {
+                    break;
+                }
+            }
+        }
+        sum.checked_div(seen).unwrap_or(0)
+    }
 }
 
 /// Those of one shard.
@@ -169,42 +239,9 @@ impl Keyspace {
         &self.shards[number]
     }
 
-    /// Keys and keys with an expiry in each database.
-    pub fn sizes(&self) -> Vec<(usize, usize)> {
-        let mut sizes = vec![(0, 0); self.databases];
-        for shard in &self.shards {
-            for (sum, table) in sizes.iter_mut().zip(&shard.lock().dbs) {
-                *sum = (sum.0 + table.len(), sum.1 + table.expiring());
-            }
-        }
-        sizes
-    }
-
-    /// What the keys with an expiry have left on average, ms, of a sample that begins at a random place; 0 without such keys.
-    pub fn average_ttl_ms(&self, db: usize, now_ms: u64, rng: &mut Rng) -> u64 {
-        const KEYS: u64 = 64;
-        const POSITIONS: usize = 4096;
-        let (mut sum, mut seen, mut visited) = (0, 0, 0);
-        let first = rng.below(self.shards.len());
-        let mut position = Cursor::from_bits(rng.next_u64());
-        // Once around: the first shard from that place on, the others, and the first one's beginning.
-        for i in 0..=self.shards.len() {
-            let table = &mut self.shards[(first + i) % self.shards.len()].lock().dbs[db];
-            while seen < KEYS && visited < POSITIONS {
-                visited += 1;
-                let next = table.visit(position, true, |_, entry| {
-                    if let Some(at) = entry.as_ref().expires_ms() {
-                        sum += at.saturating_sub(now_ms);
-                        seen += 1;
-                    }
-                });
-                position = next.unwrap_or_default();
-                if next.is_none() {
-                    break;
-                }
-            }
-        }
-        sum.checked_div(seen).unwrap_or(0)
+    /// Sums over all shards; no lock is held.
+    pub fn figures(&self) -> Figures<'_> {
+        Figures { keyspace: self, locked: None }
     }
 
     /// Keys in all databases.
@@ -214,15 +251,6 @@ impl Keyspace {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Sums of the shards' counters.
-    pub fn stats(&self) -> KeyStats {
-        let begin = KeyStats { expired: self.expired.load(Ordering::Relaxed), ..KeyStats::default() };
-        self.shards.iter().fold(begin, |sum, shard| {
-            let s = shard.lock().stats;
-            KeyStats { hits: sum.hits + s.hits, misses: sum.misses + s.misses, ..sum }
-        })
     }
 
     pub fn reset_stats(&self) {

@@ -18,6 +18,9 @@ pub enum ExpiredKeys {
     Delete,
     /// For clients of a replica: it is treated as absent and stays until the master says DEL.
     Hide,
+    /// For commands by which clients of a writable replica write: it is deleted where it is met, and what gets an expiry
+    /// is remembered ([`KeysView::drain_local_expiries`]), because the master knows nothing of it.
+    Local,
     /// For the replication stream and for loading: it is there.
     Keep,
 }
@@ -65,6 +68,8 @@ pub struct KeysView<'a> {
     now_ms: u64,
     /// Deleted because their time had passed: to be propagated in front of the command.
     lazily_deleted: Vec<(usize, Box<[u8]>)>,
+    /// Keys that got an expiry, and when: see [`ExpiredKeys::Local`].
+    local_expiries: Vec<(u64, usize, Box<[u8]>)>,
     changes: u64,
     /// Address, length and hash of the key that was hashed last: the dispatcher has hashed it already.
     last_hash: (*const u8, usize, u64),
@@ -83,6 +88,18 @@ impl<'a> KeysView<'a> {
         expired: ExpiredKeys,
         now_ms: u64,
     ) -> Self {
+        Self::over(keyspace, locked, limits, db, expired, now_ms)
+    }
+
+    /// The same, whatever holds the locks.
+    pub fn over(
+        keyspace: &'a Keyspace,
+        locked: &'a mut (dyn Shards + 'a),
+        limits: &'a Limits,
+        db: usize,
+        expired: ExpiredKeys,
+        now_ms: u64,
+    ) -> Self {
         Self {
             keyspace,
             locked,
@@ -91,6 +108,7 @@ impl<'a> KeysView<'a> {
             expired,
             now_ms,
             lazily_deleted: Vec::new(),
+            local_expiries: Vec::new(),
             changes: 0,
             last_hash: (std::ptr::null(), 0, 0),
             next_hashes: &[],
@@ -188,6 +206,19 @@ impl<'a> KeysView<'a> {
         self.lazily_deleted.drain(..).for_each(|(_, key)| effects.push(&[verb, &key]));
     }
 
+    /// What a client of a writable replica gave an expiry: `f(unix ms, database, key)`.
+    pub fn drain_local_expiries(&mut self, mut f: impl FnMut(u64, usize, Box<[u8]>)) {
+        self.local_expiries.drain(..).for_each(|(at, db, key)| f(at, db, key));
+    }
+
+    /// To be called when a key gets this expiry.
+    #[inline]
+    fn note_expiry(&mut self, key: &[u8], expires_ms: Option<u64>) {
+        if let (Some(at), ExpiredKeys::Local) = (expires_ms, self.expired) {
+            self.local_expiries.push((at, self.db, key.into()));
+        }
+    }
+
     pub fn has_lazily_deleted(&self) -> bool {
         !self.lazily_deleted.is_empty()
     }
@@ -218,7 +249,7 @@ impl<'a> KeysView<'a> {
         if self.expired == ExpiredKeys::Keep || at.is_none_or(|at| at > self.now_ms) {
             return Some((hash, place));
         }
-        if self.expired == ExpiredKeys::Delete {
+        if matches!(self.expired, ExpiredKeys::Delete | ExpiredKeys::Local) {
             self.take(hash, place, key);
             self.keyspace.expired.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             self.lazily_deleted.push((db, key.into()));
@@ -395,6 +426,7 @@ impl<'a> KeysView<'a> {
     }
 
     fn insert(&mut self, hash: u64, key: &[u8], value: Value, expires_ms: Option<u64>) {
+        self.note_expiry(key, expires_ms);
         self.insert_slot(hash, Slot::new(table::tag(hash), key, value, expires_ms));
     }
 
@@ -427,6 +459,7 @@ impl<'a> KeysView<'a> {
             }
             Some((hash, place)) => {
                 let slot = Slot::new(table::tag(hash), key, value, expires_ms);
+                self.note_expiry(key, expires_ms);
                 self.replace(hash, place, slot);
                 self.changed(hash, key, 1);
             }
@@ -446,6 +479,9 @@ impl<'a> KeysView<'a> {
     /// Sets a string, whatever was there.
     #[inline]
     pub fn put_str(&mut self, key: &[u8], value: &[u8], expiry: Expiry) {
+        if let Expiry::At(at) = expiry {
+            self.note_expiry(key, Some(at));
+        }
         let Some((hash, place)) = self.find(key) else {
             let hash = self.hash(key);
             let at = match expiry {
@@ -563,6 +599,7 @@ impl<'a> KeysView<'a> {
         let Some((hash, place)) = self.find(key) else { return false };
         let db = self.db;
         self.before_change(hash, place);
+        self.note_expiry(key, expires_ms);
         self.shard(hash).dbs[db].set_expires_ms(place, expires_ms);
         self.changed(hash, key, 1);
         true

@@ -59,6 +59,11 @@ impl Members {
         self.table.is_empty()
     }
 
+    /// Bytes of the table without the members.
+    pub fn table_bytes(&self) -> usize {
+        self.table.overhead()
+    }
+
     /// Asks for a member's bucket; returns its hash.
     #[inline]
     pub(super) fn prefetch_bucket(&self, member: &[u8]) -> u64 {

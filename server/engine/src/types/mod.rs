@@ -96,6 +96,14 @@ macro_rules! kind_of_object {
 objects!(List, Set, ZSet, Hash);
 
 impl Object {
+    /// Bytes of the table that members lie in, without the members; 0 for what is packed, and for a sorted set.
+    pub fn table_bytes(&self) -> usize {
+        match self {
+            Object::Hash(Hash::Table(table)) | Object::Set(Set::Table(table)) => table.table_bytes(),
+            Object::Hash(Hash::Packed(_)) | Object::Set(_) | Object::List(_) | Object::ZSet(_) => 0,
+        }
+    }
+
     /// Asks for what a command about a member reads first; in a table that is a bucket, and the member's hash is returned
     /// for [`Object::prefetch_member`]. Which argument is the member is a guess that holds for the common commands.
     #[inline]
