@@ -33,6 +33,8 @@ pub struct Status {
     pub token: u64,
     /// False while its last attempt to save the data has failed.
     pub last_save_ok: bool,
+    /// As master it takes no writes because of that (`stop-writes-on-bgsave-error`).
+    pub save_stops_writes: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -79,6 +81,7 @@ impl Status {
             token: number("token")?,
             // Servers before it said nothing of it.
             last_save_ok: get("last_save_ok") != Some("0"),
+            save_stops_writes: get("save_stops_writes") == Some("1"),
         })
     }
 }

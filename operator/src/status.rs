@@ -19,6 +19,9 @@ use crate::record::Target;
 use crate::resources::replica_selector;
 use crate::storage::Growth;
 
+/// The condition of [`persistence`].
+pub const PERSISTENCE: &str = "PersistenceHealthy";
+const SAVE_FAILED: &str = "SaveFailed";
 /// Below this a lag is 0.
 const LAG_SHOWN_BYTES: u64 = 1 << 20;
 
@@ -84,7 +87,8 @@ pub fn status(
     now: Timestamp,
 ) -> ReplicatedRedisStatus {
     let record = observed.record.as_ref();
-    let writable = plan.master.as_ref().and_then(|name| observed.answering(name)).is_some_and(|s| s.writable);
+    let master = plan.master.as_ref().and_then(|name| observed.answering(name));
+    let writable = master.is_some_and(|s| s.writable && !s.save_stops_writes);
     let ready_replicas = plan.ready_replicas.iter().filter(|name| observed.wanted.contains(name)).count();
     let ready_replicas = i32::try_from(ready_replicas).unwrap_or(i32::MAX);
     let current_master = record.and_then(|r| r.master.as_ref()).map(|m| m.name.clone());
@@ -160,6 +164,12 @@ fn conditions(facts: &Facts, o: &Observed, plan: &Plan, writable: bool, ready_re
         Some(name) if writable => say("MasterAvailable", true, "TakesWrites", &format!("{name} takes writes")),
         _ if plan.summary.starts_with("NoMemberHasData") => {
             say("MasterAvailable", false, "NoMemberHasData", &plan.summary)
+        }
+        Some(name) if o.answering(name).is_some_and(|s| s.writable && s.save_stops_writes) => {
+            let sentence = format!(
+                "{name} refuses writes until a save succeeds (stop-writes-on-bgsave-error): is its volume full?"
+            );
+            say("MasterAvailable", false, SAVE_FAILED, &sentence)
         }
         Some(_) if o.external_is_followed() => say("MasterAvailable", false, "FollowsExternalMaster", &plan.summary),
         _ if o.record.is_none() => say("MasterAvailable", false, "Starting", &plan.summary),
@@ -252,21 +262,16 @@ fn storage(growth: &Growth) -> Said {
     Said { kind: "StorageResizing", holds, reason: reason.to_string(), message }
 }
 
-/// A full disk, most often.
-fn persistence(o: &Observed) -> Said {
+/// Whether every instance that answers could save its data when it last tried. One that could not has a full disk, most often.
+pub fn persistence(o: &Observed) -> Said {
     let failed = |name: &&String| o.answering(name).is_some_and(|status| !status.last_save_ok);
     let names: Vec<&str> = o.instances.keys().filter(failed).map(String::as_str).collect();
-    let (holds, reason, message) = if names.is_empty() {
-        (true, "SavesSucceed", "no instance has failed to save its data".to_string())
-    } else {
-        let names = names.join(", ");
-        (
-            false,
-            "SaveFailed",
-            format!("{names}: the last save failed, is the volume full? A master stops taking writes then"),
-        )
-    };
-    Said { kind: "PersistenceHealthy", holds, reason: reason.to_string(), message }
+    if names.is_empty() {
+        return Said::new(PERSISTENCE, true, "SavesSucceed", "no instance has failed to save its data");
+    }
+    let names = names.join(", ");
+    let sentence = format!("{names}: the last save failed, is the volume full? A master stops taking writes then");
+    Said::new(PERSISTENCE, false, SAVE_FAILED, &sentence)
 }
 
 fn credentials(facts: &CredentialsFacts) -> Said {
@@ -515,6 +520,20 @@ mod tests {
         assert_eq!(healthy(&observed), ("True".into(), "SavesSucceed".into(), false));
         observed.instances.get_mut(NAMES[1]).unwrap().status.as_mut().unwrap().last_save_ok = false;
         assert_eq!(healthy(&observed), ("False".into(), "SaveFailed".into(), true));
+    }
+
+    #[test]
+    fn a_master_that_refuses_writes_because_it_cannot_save_is_not_available() {
+        let (mut observed, plan) = well();
+        let master = observed.instances.get_mut(NAMES[0]).unwrap().status.as_mut().unwrap();
+        (master.last_save_ok, master.save_stops_writes) = (false, true);
+        let said = status(&ReplicatedRedisStatus::default(), &facts(), &observed, &plan, at(1));
+        for kind in ["MasterAvailable", "Ready"] {
+            let condition = condition(&said, kind);
+            assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "SaveFailed"), "{kind}");
+            assert!(condition.message.starts_with("x-master-0 refuses writes"), "{}", condition.message);
+        }
+        assert_eq!(said.phase, Phase::Unavailable);
     }
 
     #[test]

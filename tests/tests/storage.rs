@@ -195,3 +195,63 @@ fn an_instance_that_has_lost_its_claim_is_made_anew_from_the_others() {
     }
     assert_ne!(store.master(), "lost-master-0");
 }
+
+#[test]
+fn a_save_that_fails_is_told_and_so_is_its_end() {
+    let api = ApiServer::start();
+    api.install_crd();
+    let kubelet = ProcessKubelet::start(&api);
+    let mut first = Operator::start(&api, "operator-a");
+    let store = Datastore { api: &api, kubelet: &kubelet, name: "full" };
+    store.apply("{replicas: 1, config: {save: \"1 1\"}}");
+    store.wait_ready();
+    let dir = |pod: &str| {
+        let mut conn = store.conn(pod).expect("it answers");
+        let answer = conn.call(&["CONFIG", "GET", "dir"]);
+        let dir = answer.as_list().and_then(|items| items.get(1)?.as_str()).expect("it has a directory");
+        std::path::PathBuf::from(dir)
+    };
+    let events = |reason: &str| {
+        let selector = format!("reason={reason}");
+        api.kubectl_ok(&["get", "events", "--field-selector", &selector, "-o", "name"]).lines().count()
+    };
+    let condition = |kind: &str| (store.condition(kind, "status"), store.condition(kind, "reason"));
+    // A folder in the place of the file stands for a full disk: it cannot be replaced.
+    let spoil = |pod: &str| {
+        let file = dir(pod).join("dump.rdb");
+        // A save that is under way may come between.
+        wait_for("the folder to be there", SOON, || {
+            let _ = std::fs::remove_file(&file);
+            std::fs::create_dir_all(file.join("taken")).is_ok()
+        });
+        file
+    };
+
+    let file = spoil("full-replica-0");
+    assert_eq!(store.call("full-master-0", "SET a b"), "OK");
+    wait_for("it to be told", SOON, || condition("PersistenceHealthy") == ("False".into(), "SaveFailed".into()));
+    assert!(store.condition("PersistenceHealthy", "message").starts_with("full-replica-0: "));
+    wait_for("the event", SOON, || events("SaveFailed") == 1);
+    // Writes go on, and another operator does not tell it again.
+    assert_eq!(condition("Ready").0, "True");
+    assert_eq!(store.call("full-master-0", "SET a c"), "OK");
+    first.end("-TERM");
+    let _second = Operator::start(&api, "operator-b");
+    wait_for("the other to lead", SOON, || store.field(".status.record.holder").starts_with("operator-b"));
+    std::fs::remove_dir_all(&file).expect("it can be removed");
+    wait_for("its end", SOON, || condition("PersistenceHealthy") == ("True".into(), "SavesSucceed".into()));
+    wait_for("the event", SOON, || events("SavesSucceed") == 1);
+    assert_eq!(events("SaveFailed"), 1);
+
+    // A master that cannot save takes no writes, which is said, and takes them again as soon as a save succeeds.
+    let file = spoil("full-master-0");
+    store.call("full-master-0", "SET a d");
+    wait_for("it to be told", SOON, || condition("Ready") == ("False".into(), "SaveFailed".into()));
+    assert_eq!(condition("MasterAvailable"), ("False".into(), "SaveFailed".into()));
+    assert!(store.call("full-master-0", "SET a e").contains("MISCONF"));
+    assert_eq!(store.call("full-master-0", "GET a"), "d");
+    std::fs::remove_dir_all(&file).expect("it can be removed");
+    store.wait_ready();
+    assert_eq!(store.call("full-master-0", "SET a e"), "OK");
+    assert_eq!(store.master(), "full-master-0");
+}

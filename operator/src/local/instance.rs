@@ -191,6 +191,9 @@ impl LocalInstance {
             }
             Role::Master if status.paused => row.note = "writes are paused".to_string(),
             Role::Master if !status.writable => row.note = "takes no writes: it has no lease".to_string(),
+            Role::Master if status.save_stops_writes => {
+                row.note = "takes no writes: its last save failed".to_string();
+            }
             Role::Awaiting | Role::Master => {}
         }
         if !status.sync_refused.is_empty() {

@@ -168,6 +168,8 @@ fn cells_of(row: &Row, end: u64) -> [String; 8] {
         _ if !said.sync_refused.is_empty() => format!("refuses the full resync: {}", said.sync_refused),
         Role::Master if said.paused => "writes are paused".into(),
         Role::Master if !said.writable => "takes no writes: no lease".into(),
+        Role::Master if said.save_stops_writes => "takes no writes: its last save failed".into(),
+        _ if !said.last_save_ok => "its last save failed".into(),
         Role::Replica => format!("of {}:{}", said.master_host, said.master_port),
         Role::Master | Role::Awaiting => String::new(),
     };

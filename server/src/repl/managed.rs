@@ -201,6 +201,7 @@ fn status(ctx: &mut ServerCtx<'_>) {
         ("connected_replicas", repl.feed_count().to_string()),
         ("paused", flag(paused)),
         ("last_save_ok", flag(server.persistence.last_ok.load(Ordering::Relaxed))),
+        ("save_stops_writes", flag(server.persistence.refuses_writes(&server.settings()))),
         ("token", now.to_string()),
         ("version", env!("CARGO_PKG_VERSION").into()),
     ];

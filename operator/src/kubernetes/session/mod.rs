@@ -233,6 +233,7 @@ impl Session {
         self.tell_external(&observed, &plan).await;
         self.follow_growth().await;
         self.keep_up(&plan, &observed);
+        self.tell_of_saves(&observed).await;
         self.write_status(&plan, &observed);
         self.measure(&plan, &observed);
         Some(Duration::from_millis(plan.wake_ms).max(WAKE_MIN))

@@ -18,7 +18,7 @@ use crate::kubernetes::objects::is_at_least;
 use crate::metrics::State;
 use crate::observe::Observed;
 use crate::plan::Plan;
-use crate::status::{Facts, has_candidate, lag_bytes, status};
+use crate::status::{Facts, PERSISTENCE, has_candidate, lag_bytes, persistence, status};
 
 /// Between two writes of a status in which nothing but words has changed.
 const STATUS_PAUSE: Duration = Duration::from_secs(1);
@@ -33,6 +33,8 @@ pub(super) struct Report {
     /// As they are now, whether or not they could be written.
     phase: Phase,
     conditions: Vec<(String, bool)>,
+    /// Whether it was last told that every save succeeds.
+    saves_succeed: Option<bool>,
 }
 
 impl Session {
@@ -65,6 +67,23 @@ impl Session {
         if is_at_least(object.resource_version(), &own) {
             self.object = object;
         }
+    }
+
+    /// Tells once that saves fail, and once that they do not any more. What an operator before this one has told is in the status.
+    pub(super) async fn tell_of_saves(&mut self, observed: &Observed) {
+        let said = persistence(observed);
+        // An instance that does not answer, as none does to an operator that has just begun, has not saved anything.
+        let is_known = !said.holds || observed.wanted.iter().all(|name| observed.answering(name).is_some());
+        if !is_known || !self.context.leadership.holds() {
+            return;
+        }
+        let told = self.object.status.iter().flat_map(|status| &status.conditions).find(|c| c.type_ == PERSISTENCE);
+        let told = self.report.saves_succeed.unwrap_or(told.is_none_or(|condition| condition.status == "True"));
+        if told != said.holds {
+            let kind = if said.holds { EventType::Normal } else { EventType::Warning };
+            self.event(kind, &said.reason, &said.message).await;
+        }
+        self.report.saves_succeed = Some(said.holds);
     }
 
     /// The status that is to be written, if one is.

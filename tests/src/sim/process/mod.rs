@@ -238,6 +238,7 @@ impl Process {
             paused: now_ms < self.role.writes_wait_until(),
             token: now_ms,
             last_save_ok: true,
+            save_stops_writes: false,
         }
     }
 
