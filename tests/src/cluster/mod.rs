@@ -10,6 +10,7 @@ pub mod fleet;
 pub mod helm;
 pub mod history;
 mod kubelet;
+mod lives;
 mod nodes;
 mod operator;
 pub mod pods;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 pub use kubelet::{Addresses, ProcessKubelet};
+pub use lives::Life;
 pub use nodes::{Cluster, OPERATOR, SYSTEM};
 pub use operator::Operator;
 pub use runner::{Case, Needs, main};

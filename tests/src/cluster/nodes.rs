@@ -246,11 +246,8 @@ impl Cluster {
 
     /// A command in the network of a node (and nothing else of it): the caller adds program and arguments.
     pub fn in_network_of(&self, node: &str) -> Command {
-        let outer = fs::read_to_string(self.state().join(format!("pid/{node}"))).expect("the node is up");
-        let outer = outer.trim();
-        let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).expect("the node is up");
         let mut command = Command::new("nsenter");
-        command.args(["--net", "--target", children.trim(), "--"]);
+        command.args(["--net", "--target", &self.first_process_of(node).to_string(), "--"]);
         command
     }
 
@@ -269,6 +266,26 @@ impl Cluster {
     /// Where an emptyDir of a pod is, on this machine.
     pub fn empty_dir(&self, node: &str, uid: &str, volume: &str) -> PathBuf {
         self.state().join(node).join(format!("var/lib/kubelet/pods/{uid}/volumes/kubernetes.io~empty-dir/{volume}"))
+    }
+
+    /// Mounts a file system of so many MiB on a node: its path there, and as it is seen from this machine. It goes with the
+    /// node.
+    pub fn mount_small(&self, node: &str, name: &str, size_mib: usize) -> (PathBuf, PathBuf) {
+        let path = self.state().join("volumes").join(name);
+        fs::create_dir_all(&path).expect("the folder of the cluster's state");
+        let mount = format!("mount -t tmpfs -o size={size_mib}m,mode=0777 {name} {}", path.display());
+        run(script("node.sh").args(["exec", &number(node).to_string(), "sh", "-c", &mount]));
+        let inside = path.strip_prefix("/").expect("an absolute path");
+        let seen = PathBuf::from(format!("/proc/{}/root", self.first_process_of(node))).join(inside);
+        (path, seen)
+    }
+
+    /// Process 1 of a node.
+    fn first_process_of(&self, node: &str) -> u32 {
+        let outer = fs::read_to_string(self.state().join(format!("pid/{node}"))).expect("the node is up");
+        let outer = outer.trim();
+        let children = fs::read_to_string(format!("/proc/{outer}/task/{outer}/children")).expect("the node is up");
+        children.trim().parse().expect("it has one child")
     }
 
     /// Undoes every fault, and makes all nodes fit for pods.

@@ -54,6 +54,24 @@ fn plugin(scene: &Scene<'_>) {
     wait_for("the Service to lead to it", LIMIT, || store.endpoints("replicas") == ["cart-master-0"]);
     scene.step("fenced, and back");
 
+    // While all is paused, what is taken away stays away.
+    rr_ok(scene, &["pause", "cart"]);
+    wait_for("the pause to be told", LIMIT, || store.condition("Paused", "status") == "True");
+    scene.kubectl_ok(&["delete", "service", "cart-replicas"]);
+    scene.kubectl_ok(&["scale", "rr/cart", "--replicas=2"]);
+    wait_for("the change to be seen", LIMIT, || {
+        store.field(".metadata.generation") == store.field(".status.observedGeneration")
+    });
+    assert_eq!(rr_ok(scene, &["cli", "cart", "--", "SET", "paused", "yes"]), "OK\n");
+    assert_eq!(store.pods().len(), 2);
+    assert!(!scene.kubectl(&["get", "service", "cart-replicas"]).status.success(), "put back while paused");
+    rr_ok(scene, &["resume", "cart"]);
+    wait_for("the third pod", LIMIT, || store.pods().len() == 3);
+    store.wait_ready(LIMIT);
+    assert_eq!(store.condition("Paused", "status"), "False");
+    scene.kubectl_ok(&["get", "service", "cart-replicas"]);
+    scene.step("paused, and resumed");
+
     let dir = tempfile::tempdir().expect("a folder");
     let folder = dir.path().join("report");
     let said = rr_ok(scene, &["report", "cart", "--output", &folder.to_string_lossy()]);

@@ -49,6 +49,9 @@ func provisionerCommand() *cobra.Command {
 				if err := p.provide(ctx); err != nil {
 					klog.ErrorS(err, "volumes could not be made")
 				}
+				if err := p.grow(ctx); err != nil {
+					klog.ErrorS(err, "volumes could not be grown")
+				}
 				if err := p.reclaim(ctx); err != nil {
 					klog.ErrorS(err, "volumes could not be deleted")
 				}
@@ -116,6 +119,38 @@ func (p provisioner) volume(claim *core.PersistentVolumeClaim, policy core.Persi
 			}},
 		},
 	}
+}
+
+// A directory is as large as its disk: only what is said of it changes.
+func (p provisioner) grow(ctx context.Context) error {
+	claims, err := p.client.CoreV1().PersistentVolumeClaims("").List(ctx, meta.ListOptions{})
+	if err != nil {
+		return err
+	}
+	for _, claim := range claims.Items {
+		wanted, has := claim.Spec.Resources.Requests[core.ResourceStorage], claim.Status.Capacity[core.ResourceStorage]
+		if claim.Status.Phase != core.ClaimBound || wanted.Cmp(has) <= 0 {
+			continue
+		}
+		volume, err := p.client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, meta.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if volume.Annotations[provisionedBy] != provisionerName {
+			continue
+		}
+		volume.Spec.Capacity = core.ResourceList{core.ResourceStorage: wanted}
+		if _, err := p.client.CoreV1().PersistentVolumes().Update(ctx, volume, meta.UpdateOptions{}); err != nil {
+			return err
+		}
+		claim.Status.Capacity = core.ResourceList{core.ResourceStorage: wanted}
+		claim.Status.Conditions = nil
+		_, err = p.client.CoreV1().PersistentVolumeClaims(claim.Namespace).UpdateStatus(ctx, &claim, meta.UpdateOptions{})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (p provisioner) reclaim(ctx context.Context) error {
