@@ -184,15 +184,15 @@ mod tests {
     #[test]
     fn instances_are_a_table_with_their_lag() {
         let row = |name: &str, said| Row { name: name.into(), node: "n1".into(), said };
-        let master = Status { role: Role::Master, role_epoch: 3, offset: 1000, writable: true, ..Status::default() };
+        let well = Status { role_epoch: 3, last_save_ok: true, ..Status::default() };
+        let master = Status { role: Role::Master, offset: 1000, writable: true, ..well.clone() };
         let replica = Status {
             role: Role::Replica,
-            role_epoch: 3,
             offset: 990,
             link_up: true,
             master_host: "10.0.0.1".into(),
             master_port: 6379,
-            ..Status::default()
+            ..well
         };
         let rows = [
             row("x-master-0", Ok(master)),
