@@ -59,6 +59,7 @@ fn the_judges_see_a_rule_that_is_not_kept() {
         (Weakening::EmptyMayBeChosen, 500),
         (Weakening::PromisesAreForgotten, 100),
         (Weakening::NoHistoryFence, 1000),
+        (Weakening::FencedAreServed, 100),
     ] {
         let begun = Instant::now();
         let seen = (1..=seeds).find_map(|seed| {

@@ -221,6 +221,10 @@ fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
     if o.fenced.contains(&master.name) && status.role != Role::Master {
         return fence(&master.name, status, plan);
     }
+    if status.role == Role::Awaiting && status.history_epoch >= record.epoch {
+        // R7: its mark is there, so it has reigned, and was taken out of service. An epoch is of one reign.
+        return begin(plan, record, Target::Pending {}, &format!("{} is back in service", master.name), highest);
+    }
     if status.role != Role::Master || status.role_epoch != record.epoch {
         // R5.5, R7: the record names it; now it is told.
         let volumes = record.members.iter().map(|m| m.volume.clone()).collect();

@@ -13,6 +13,7 @@ pub enum Fault {
     Blocked(Vec<(usize, usize)>),
     Slow(usize, usize),
     NoStore(usize),
+    Fenced(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +37,11 @@ enum Kind {
     Switchover,
     Scale,
     Quorum,
+    Fence,
     Save,
 }
 
-const KINDS: [Kind; 20] = [
+const KINDS: [Kind; 21] = [
     Kind::Partition,
     Kind::OneWay,
     Kind::Isolate,
@@ -59,6 +61,7 @@ const KINDS: [Kind; 20] = [
     Kind::Switchover,
     Kind::Scale,
     Kind::Quorum,
+    Kind::Fence,
     Kind::Save,
 ];
 
@@ -193,6 +196,11 @@ impl World {
                 self.spec.quorum = self.rng.below(3.min(self.spec.instances as u64)) as u32;
                 note!(self, "wanted: {:?}", self.spec);
             }
+            Kind::Fence => {
+                self.fence(node, true);
+                let us = self.rng.range(200_000, 8_000_000);
+                self.after(us, Event::End(Fault::Fenced(node)));
+            }
             Kind::Save => {
                 let at = &mut self.nodes[node];
                 if let Some(process) = at.process.as_ref().filter(|process| !process.loading && !at.paused) {
@@ -295,6 +303,16 @@ impl World {
             }
             Fault::Slow(from, to) => self.net.slow(from, to, 0),
             Fault::NoStore(operator) => self.operators[operator].cut_off = false,
+            Fault::Fenced(node) => self.fence(node, false),
+        }
+    }
+
+    /// A person takes an instance out of service, or gives it back.
+    pub fn fence(&mut self, node: usize, fenced: bool) {
+        note!(self, "{node} is {}fenced", if fenced { "" } else { "not " });
+        self.fenced[node] = fenced;
+        for operator in 0..self.operators.len() {
+            self.wake(operator, 1000);
         }
     }
 
@@ -304,6 +322,7 @@ impl World {
         self.faults.over = true;
         self.faults.operators_fail = false;
         self.net.heal();
+        self.fenced = [false; INSTANCES_MAX];
         for node in 0..INSTANCES_MAX {
             self.resume(node);
             self.start(node);

@@ -6,8 +6,8 @@ use operator::record::Record;
 
 use super::data::Data;
 use super::net::INSTANCES_MAX;
-use super::process::Note;
-use super::world::{World, note};
+use super::process::{Note, Process};
+use super::world::{Node, World, note};
 
 #[derive(Debug, Default)]
 pub struct Judges {
@@ -182,6 +182,23 @@ impl World {
             let (last, others) = (process.data.last(), other.data.last());
             let master = master.node;
             self.judges.wrong(|| format!("{node} is not a prefix of its master {master}: {last:?}, {others:?}"));
+        }
+    }
+
+    /// R1: an instance that is out of service has no role; another one takes writes, if there is one. `Err`: what is wrong.
+    pub fn is_out_of_service(&self, node: usize) -> Result<(), String> {
+        let at = &self.nodes[node];
+        let process = at.process.as_ref().ok_or("the fenced instance does not run")?;
+        if process.role.role_epoch() > 0 {
+            return Err(format!("{node} is fenced and has a role"));
+        }
+        let writes = |node: &Node| {
+            let may = |process: &Process| process.role.may_write(node.clock.at(self.now_us));
+            node.process.as_ref().is_some_and(|process| process.role.reign().is_some() && may(process))
+        };
+        match self.nodes.iter().any(writes) || self.spec.instances == 1 {
+            true => Ok(()),
+            false => Err(format!("{node} is fenced, and no other takes writes")),
         }
     }
 

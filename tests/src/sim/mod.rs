@@ -28,6 +28,8 @@ use world::World;
 pub const LEASE_MS: u64 = 2000;
 /// So long after the last fault all is well.
 const HEAL_US: u64 = 40_000_000;
+/// An instance is out of service within this, once all is well.
+const FENCE_US: u64 = 10_000_000;
 
 /// A rule that is not kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,10 +70,12 @@ pub enum Weakening {
     NoHistoryFence,
     /// R1: any managed replica is served.
     ServesAnyEpoch,
+    /// R1: who is taken out of service keeps its role.
+    FencedAreServed,
 }
 
 impl Weakening {
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::GrantWhileTarget,
         Self::AnyIncarnation,
         Self::NoWait,
@@ -90,6 +94,7 @@ impl Weakening {
         Self::PromisesAreForgotten,
         Self::NoHistoryFence,
         Self::ServesAnyEpoch,
+        Self::FencedAreServed,
     ];
 }
 
@@ -174,7 +179,7 @@ fn drive(world: &mut World) -> Result<(), Failure> {
     world.heal();
     world.run_until(faults_us + 3_000_000)?;
     world.writing = false;
-    let Err(missing) = becomes_well(world)? else { return Ok(()) };
+    let Err(missing) = becomes_well(world)? else { return is_fenced(world) };
     let why = world.person_may_give_data_up();
     let failed = |world: &World, what: String| Failure { at_ms: world.now_us / 1000, what };
     if let Err(summary) = why {
@@ -184,6 +189,29 @@ fn drive(world: &mut World) -> Result<(), Failure> {
         Ok(()) => Ok(()),
         Err(missing) => Err(failed(world, format!("it does not become well though data was given up: {missing}"))),
     }
+}
+
+/// In some of the runs an instance is taken out of service in the end, and given back.
+fn is_fenced(world: &mut World) -> Result<(), Failure> {
+    if !world.rng.chance(125) {
+        return Ok(());
+    }
+    let node = usize::try_from(world.rng.below(world.spec.instances as u64)).expect("an index");
+    world.fence(node, true);
+    let end_us = world.now_us + FENCE_US;
+    loop {
+        world.run_until(world.now_us + 200_000)?;
+        match world.is_out_of_service(node) {
+            Ok(()) => break,
+            Err(what) if world.now_us >= end_us => return Err(Failure { at_ms: world.now_us / 1000, what }),
+            Err(_) => {}
+        }
+    }
+    world.fence(node, false);
+    becomes_well(world)?.map_err(|missing| Failure {
+        at_ms: world.now_us / 1000,
+        what: format!("it does not become well after a fence: {missing}"),
+    })
 }
 
 fn becomes_well(world: &mut World) -> Result<Result<(), String>, Failure> {

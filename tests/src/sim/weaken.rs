@@ -73,6 +73,11 @@ impl World {
                     (instance.status_ms, instance.silent_since_ms) = (now_ms, None);
                 }
             }
+            Weakening::FencedAreServed => {
+                for name in std::mem::take(&mut o.fenced) {
+                    o.instances.entry(name).and_modify(|instance| instance.leaving = false);
+                }
+            }
             Weakening::GrantWhileTarget
             | Weakening::RecordWithoutPrecondition
             | Weakening::LeadForLeasesOnly

@@ -121,6 +121,8 @@ pub struct World {
     pub net: Net,
     pub store: Store,
     pub spec: Spec,
+    /// Instances that a person has taken out of service.
+    pub fenced: [bool; INSTANCES_MAX],
     pub faults: Faults,
     pub judges: Judges,
     pub settings: Settings,
@@ -182,6 +184,7 @@ impl World {
             net: Net::default(),
             store: Store::default(),
             spec: Spec { instances, quorum, failback: false },
+            fenced: [false; INSTANCES_MAX],
             judges: Judges::default(),
             settings,
             writes: 0,

@@ -322,6 +322,13 @@ impl World {
         let names = self.nodes[..spec.instances].iter().map(|node| node.name.clone()).collect();
         let switchover = at.switchover.as_ref().map(|(to, _)| to.clone());
         let mut observed = at.tenure.observed(&at.me, &wanted, names, at.record.clone(), instances, switchover);
+        for (node, _) in self.fenced.iter().enumerate().filter(|(_, fenced)| **fenced) {
+            let name = &self.nodes[node].name;
+            if let Some(instance) = observed.instances.get_mut(name).filter(|_| observed.wanted.contains(name)) {
+                instance.leaving = true;
+                observed.fenced.insert(name.clone());
+            }
+        }
         self.tamper(operator, &mut observed);
         observed
     }
