@@ -56,7 +56,7 @@ pub enum Weakening {
     AnyoneIsChosen,
     /// R5.1: the record is written whatever is there. Two operators act at a time: otherwise the lead would hide it.
     RecordWithoutPrecondition,
-    /// None: the rules ask for the lead where a lease is granted, and nowhere else.
+    /// None: the rules ask for the lead where a lease is granted and where the record is taken over, and nowhere else.
     LeadForLeasesOnly,
     /// R3: clocks differ by more than the leases have room for.
     ClocksDrift,

@@ -225,6 +225,11 @@ impl World {
         self.holds_the_lead(operator) || self.is_weak(Weakening::ActsWithoutTheLead)
     }
 
+    /// R3: the moment of the take-over counts as the last grant of whoever led before, so one who takes over leads.
+    fn may_take_over(&self, operator: usize) -> bool {
+        self.holds_the_lead(operator) || !self.is_weak(Weakening::LeadForLeasesOnly)
+    }
+
     // ---- observe, plan, apply ----
 
     pub fn wake(&mut self, operator: usize, us: u64) {
@@ -270,6 +275,10 @@ impl World {
             at.busy = !reigns || plan.master.is_none();
             self.forget_what_is_done(operator, &observed, reigns);
             self.grant_in_spite(operator, &observed);
+            let takes_over = observed.record.as_ref().is_some_and(|record| record.holder != observed.me);
+            if takes_over && !self.may_take_over(operator) {
+                return self.wake(operator, 200_000);
+            }
             self.operators[operator].todo = plan.actions.into();
         }
         if self.apply(operator) {
