@@ -45,9 +45,11 @@ lint: ## rustfmt and clippy, warnings are errors
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
 
 .PHONY: test
-test: packages kubernetes lint ## every test: unit, transcripts, replication with redis-server, local mode, Kubernetes
+test: nodes lint ## every test: unit, transcripts, replication with redis-server, local mode, Kubernetes; then cluster-test (root)
 	$(CARGO) build --workspace
 	$(CARGO) test --workspace --no-fail-fast
+	# On a cluster of its own, whatever the KUBECONFIG of the person who asks is about.
+	$(MAKE) --no-print-directory cluster-test KUBECONFIG= IMAGE_REGISTRY= ONLY=
 
 .PHONY: bench
 bench: packages kubernetes ## our server beside redis-server, as one table; ONLY=cpu,…,failover,objects QUICK=1
