@@ -22,6 +22,8 @@ use crate::repl::{Hold, Replication};
 use crate::shutdown::Shutdown;
 use crate::{descriptors, latency, logging};
 
+const SHARDS_PER_WORKER: usize = 64;
+
 /// Counters for INFO.
 #[derive(Debug, Default)]
 pub struct Stats {
@@ -132,8 +134,10 @@ impl Server {
     pub fn new(settings: Settings, config_file: Option<PathBuf>, listening: Listening) -> Result<Self, String> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let workers = if settings.io_threads == 0 { cpus } else { settings.io_threads as usize };
-        // Many more than workers: two of them, with some dozens locked each, seldom want the same. Empty ones take memory.
-        let many = (SHARDS_MAX * 16 / settings.databases.max(1) as usize).clamp(64, SHARDS_MAX);
+        // Enough for workers that have some dozens locked each; and few, so that what leads to the entries (shards, tables,
+        // directories) stays in a CPU's own cache. Empty ones take memory, too.
+        let memory_max = (SHARDS_MAX * 16 / settings.databases.max(1) as usize).clamp(SHARDS_PER_WORKER, SHARDS_MAX);
+        let many = (SHARDS_PER_WORKER * workers).min(memory_max);
         let shards = if workers == 1 { 1 } else { 1 << many.ilog2() };
         let seed = [random_u64(), random_u64()];
         engine::types::members::seed(seed);

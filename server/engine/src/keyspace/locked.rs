@@ -17,10 +17,10 @@ use super::{KeyHash, Keyspace, Shard, Table, entry};
 /// Touches for which [`Keyspace::prefetch`] needs no allocation.
 const PREFETCHED: usize = 32;
 
-/// Shards that are added one by one, at most: those of a pipeline, and some.
-const HELD_MAX: usize = 112;
+/// Shards that are added one by one, at most: those of two pipelines of 16, and some. Others want their turn.
+const HELD_MAX: usize = 48;
 /// More, so that a search ends soon; a power of two.
-const PLACES: usize = 256;
+const PLACES: usize = 128;
 
 type Guard<'k> = MutexGuard<'k, Shard>;
 
