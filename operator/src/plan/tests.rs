@@ -491,7 +491,7 @@ fn r10_a_fenced_master_hands_over_and_one_alone_stops() {
     check(&o, "a: await");
     // The simulator found it promoted again in the epoch in which it had reigned.
     (o.fenced, o.instances.get_mut("m").unwrap().leaving) = (Default::default(), false);
-    check(&o, "a: await; intend 2");
+    check(&o, "intend 2");
 }
 
 #[test]
