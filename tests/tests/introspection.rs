@@ -449,7 +449,7 @@ fn role_tells_how_far_a_replica_is_and_a_silent_master_is_given_up() {
     wait_for("the handshake", LONG, || state(&mut conn) == "handshake");
     // The time-out that counts is the present one, not that of the beginning.
     conn.cmd("CONFIG SET repl-timeout 1");
-    wait_for("the master to be given up", LONG, || replica.log().contains("no sign of life from MASTER for too long"));
+    wait_for("the master to be given up", LONG, || replica.log().contains("Timeout connecting to the MASTER"));
     drop(silent);
     wait_for("a refused connection", LONG, || state(&mut conn) == "connect");
     conn.cmd(&format!("REPLICAOF 127.0.0.1 {}", master.port));

@@ -33,9 +33,8 @@ pub struct ReaderId(u64);
 
 /// A reader that fell too far behind, or whose history ended under it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the reader is {behind} bytes behind, more than the {limit} that are kept for it")]
+#[error("it is more than the {limit} bytes behind that are kept for it")]
 pub struct CutOff {
-    pub behind: u64,
     pub limit: u64,
 }
 
@@ -184,9 +183,8 @@ impl Log {
 
     /// Copies up to `max` bytes behind the reader's place to `out` and moves the reader on.
     pub fn read(&mut self, id: ReaderId, max: usize, out: &mut Vec<u8>) -> Result<usize, CutOff> {
-        let at = self.readers.get(&id).copied().flatten();
-        let cut = CutOff { behind: self.end - at.unwrap_or(self.first), limit: self.reader_limit };
-        let at = at.ok_or(cut)?;
+        let cut = CutOff { limit: self.reader_limit.max(self.backlog_size) };
+        let at = self.readers.get(&id).copied().flatten().ok_or(cut)?;
         let before = out.len();
         self.copy(at, max, out);
         let n = out.len() - before;

@@ -219,7 +219,7 @@ fn a_replica_that_stays_behind_is_cut_off_after_a_while() {
     assert_eq!(feed.tick(Ok(5000), &LIMITS, 9001), [Output::Close(close)]);
     let in_backlog = FeedLimits { backlog_bytes: 5000, ..LIMITS };
     assert_eq!(feed.tick(Ok(5000), &in_backlog, 10_000), [], "which is kept anyway");
-    let cut_off = CutOff { behind: 9, limit: 8 };
+    let cut_off = CutOff { limit: 8 };
     assert_eq!(feed.tick(Err(cut_off), &LIMITS, 10_001), [Output::Close(Close::HardLimit(cut_off))]);
     let no_limit = FeedLimits { soft_bytes: 0, ..LIMITS };
     assert_eq!(feed.tick(Ok(u64::MAX), &no_limit, 20_000), []);
