@@ -27,7 +27,9 @@ pub(super) fn gate(batch: &Batch<'_>, session: &Session, entry: &Entry, args: Ar
         return Err(Gate::Paused);
     }
     if !quiet || server.loading.load(Ordering::Acquire) {
-        gate_slow(batch, flags).map_err(Gate::Error)?;
+        // An election may have begun since.
+        let waits = || write && repl.writes_wait(batch.now_ms());
+        gate_slow(batch, flags).map_err(|error| if waits() { Gate::Paused } else { Gate::Error(error) })?;
     }
     if write && settings.min_replicas_to_write > 0 && !repl.is_replica() {
         let good = repl.good_replicas(settings.min_replicas_max_lag as u64 * 1000);

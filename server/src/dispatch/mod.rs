@@ -56,7 +56,8 @@ pub enum Next {
     SkipReply,
     /// The command must wait until a pause is over and then be run again.
     Paused,
-    /// Another thread works on its keys: others go first, then it is run again.
+    /// Another thread works on its keys, or writes have come to wait since it was let in: others go first, then it is
+    /// run again.
     PutOff,
 }
 
@@ -453,6 +454,10 @@ fn run_engine(
     }
     let write = session.origin == Origin::Client && entry.spec.flags.contains(Flags::WRITE);
     if write && !server.repl.still_writable(batch.settings.replica_read_only, batch.now_ms()) {
+        if server.repl.writes_wait(batch.now_ms()) {
+            batch.keep(locked);
+            return false;
+        }
         reject(server, session, Some(entry), CommandError::Static(NOT_WRITABLE));
     } else {
         let changes = run_locked(batch, session, entry, args, raw, &keys, &mut locked);

@@ -171,6 +171,10 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
     let writes = session.origin == Origin::Client && flags.contains(Flags::WRITE);
     if writes && !server.repl.still_writable(batch.settings.replica_read_only, batch.now_ms()) {
         drop(locked);
+        if server.repl.writes_wait(batch.now_ms()) {
+            session.multi = Some(multi);
+            return Next::PutOff;
+        }
         session.unwatch(server);
         return reject(server, session, None, CommandError::Static(NOT_WRITABLE));
     }

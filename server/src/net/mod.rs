@@ -347,31 +347,32 @@ impl<S: Stream> Connection<S> {
     }
 
     /// Holds the replies of a write until its quorum has it, and until the master that ran it is known to have been
-    /// one when it did (FAILOVER R3, R4).
+    /// one when it did (FAILOVER R3, R4). One that takes part in an election may be elected again, with the same history
+    /// (R11): its replies wait for that as its writes do. If it is told to follow, its clients are disconnected.
     async fn gate(&mut self) -> io::Result<()> {
         let repl = &self.server.repl;
         if !repl.managed || self.work.borrow().session.write_offset == 0 {
             return Ok(());
         }
         let offset = std::mem::take(&mut self.work.borrow_mut().session.write_offset);
-        let quorum = repl.quorum();
-        if quorum > 0 {
-            loop {
-                let acked = repl.acked.notified();
-                if repl.members_holding(offset) >= quorum {
-                    break;
+        loop {
+            let changed = repl.acked.notified();
+            let quorum = repl.quorum();
+            if quorum == 0 || repl.members_holding(offset) >= quorum {
+                // A pause for a handover is no end. One for an election begins before the lease ends.
+                if repl.leads(clock::monotonic_ms()) {
+                    return Ok(());
                 }
-                if repl.is_replica() || self.client.killed.load(Ordering::Acquire) {
+                let waits = repl.writes_wait(clock::monotonic_ms());
+                if !waits && !repl.leads(clock::monotonic_ms()) {
                     return Err(io::ErrorKind::ConnectionAborted.into());
                 }
-                let _ = tokio::time::timeout(Duration::from_millis(100), acked).await;
             }
+            if repl.is_replica() || self.client.killed.load(Ordering::Acquire) {
+                return Err(io::ErrorKind::ConnectionAborted.into());
+            }
+            let _ = tokio::time::timeout(Duration::from_millis(100), changed).await;
         }
-        // A lease that ran out while the command ran: its reply must not go out. (A pause for a handover is no end.)
-        if !repl.leads(clock::monotonic_ms()) {
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        Ok(())
     }
 
     async fn flush(&mut self) -> io::Result<()> {

@@ -161,7 +161,7 @@ pub struct Replication {
     feed_count: AtomicUsize,
     /// The backlog was given up for want of replicas.
     pub backlog_released: AtomicBool,
-    /// Told whenever a replica acknowledged something, or roles changed.
+    /// Told whenever a replica acknowledged something, or roles or leases changed.
     pub acked: Notify,
     target: Mutex<Option<Target>>,
     generation: AtomicU64,
@@ -316,6 +316,7 @@ impl Replication {
 
     fn publish_lease(&self, role: &Role) {
         self.lease_until.store(role.lease_until(), Ordering::Release);
+        self.acked.notify_waiters();
     }
 
     pub fn quorum(&self) -> usize {
