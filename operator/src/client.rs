@@ -53,6 +53,11 @@ impl ClientError {
     }
 }
 
+/// `host:port`, whatever kind of address the host is.
+pub fn address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
 /// One authenticated connection to a server, over TCP or whatever else leads there.
 #[derive(Debug)]
 pub struct Client<S = TcpStream> {

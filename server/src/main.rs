@@ -77,7 +77,7 @@ fn run(args: &[String]) -> Result<(), String> {
     http::start(&server)?;
     persistence::load_at_start(&server)?;
     if let (Some((host, port)), false) = (replicaof, managed) {
-        server.repl.follow(repl::Target { host, port, epoch: None, external: None });
+        server.repl.follow(repl::Target::unmanaged(host, port));
     }
     net::start(&server, opened).map_err(|e| format!("Can't start the workers: {e}"))?;
     tracing::info!("Ready to accept connections tcp");

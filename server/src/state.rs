@@ -238,15 +238,8 @@ impl Server {
 
     /// DEBUG SLEEP makes the connections to masters and replicas hang too, as if the process did.
     pub async fn awake(&self) {
-        loop {
-            let until = self.asleep_until_ms.load(Ordering::Relaxed);
-            match until {
-                0 => return,
-                _ => match until.saturating_sub(clock::monotonic_ms()) {
-                    0 => return,
-                    left => tokio::time::sleep(std::time::Duration::from_millis(left)).await,
-                },
-            }
+        while let left @ 1.. = self.asleep_until_ms.load(Ordering::Relaxed).saturating_sub(clock::monotonic_ms()) {
+            tokio::time::sleep(std::time::Duration::from_millis(left)).await;
         }
     }
 

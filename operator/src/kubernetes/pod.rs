@@ -7,6 +7,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use tokio::sync::{Notify, mpsc, watch};
 
+use crate::client::address;
 use crate::clock::Clock;
 use crate::link::{Credentials, InFlight, Link, Lives, Outcome, Peer, Seen};
 use crate::observe::Instance;
@@ -50,8 +51,7 @@ impl PodInstance {
     ) -> PodInstance {
         let (uid, ip) = place;
         let (life, life_seen) = watch::channel(OneLife);
-        let address = if ip.contains(':') { format!("[{ip}]:{PORT}") } else { format!("{ip}:{PORT}") };
-        let peer = Peer { instance: name.to_string(), address, credentials };
+        let peer = Peer { instance: name.to_string(), address: address(&ip, PORT), credentials };
         let (outcomes, changed) = (reports.outcomes.clone(), Arc::clone(&reports.changed));
         let link = Link::start(peer, life_seen, reports.pace.clone(), outcomes, changed);
         PodInstance { uid, ip, link, in_flight: InFlight::default(), _life: life }

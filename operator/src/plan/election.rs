@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{Order, Plan, SWITCHOVER_MS};
+use super::{Order, Plan, SWITCHOVER_MS, highest_promise};
 use crate::observe::{Observed, Role, Status};
 use crate::record::{Holder, Member, Previous, Record, Target};
 
@@ -23,7 +23,7 @@ pub(super) fn step(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) 
     plan.wake_ms = 50;
     plan.summary = format!("electing a master of epoch {epoch}: {}", record.reason);
     // Somebody has promised more: a former operator was ahead of this record.
-    let highest = o.instances.values().filter_map(|i| i.status.as_ref()).map(|s| s.promised).max().unwrap_or(0);
+    let highest = highest_promise(o);
     if highest > epoch {
         return plan.write(Record { epoch: highest + 1, ..record.clone() });
     }

@@ -11,7 +11,7 @@
 
 use std::cmp::Reverse;
 
-use super::{Order, Plan, SWITCHOVER_MS, election, followers};
+use super::{Order, Plan, SWITCHOVER_MS, election, followers, highest_promise};
 use crate::observe::{External, Observed, Promotion, Role, Status};
 use crate::record::{Holder, Member, Record, Target};
 
@@ -216,10 +216,6 @@ fn begin(o: &Observed, plan: &mut Plan, record: &Record, target: Target, reason:
     plan.write(Record { epoch, target: Some(target), reason: reason.into(), ..record.clone() });
     plan.summary = reason.into();
     plan.wake_ms = 0;
-}
-
-fn highest_promise(o: &Observed) -> u64 {
-    o.instances.values().filter_map(|i| i.status.as_ref()).map(|s| s.promised).max().unwrap_or(0)
 }
 
 fn may_follow(o: &Observed, name: &str) -> bool {

@@ -191,12 +191,17 @@ fn begin(plan: &mut Plan, record: &Record, target: Target, reason: &str, promise
     plan.wake_ms = 0;
 }
 
+/// The highest epoch that anybody has promised, as far as is known.
+fn highest_promise(o: &Observed) -> u64 {
+    o.instances.values().filter_map(|i| i.status.as_ref()).map(|s| s.promised).max().unwrap_or(0)
+}
+
 /// No election is under way: the record's master reigns, or is to.
 fn reign(o: &Observed, record: &Record, now_ms: u64, plan: &mut Plan) {
     let Some(master) = &record.master else {
         return begin(plan, record, Target::Pending {}, "there is no master", 0);
     };
-    let highest = o.instances.values().filter_map(|i| i.status.as_ref()).map(|s| s.promised).max().unwrap_or(0);
+    let highest = highest_promise(o);
     if !record.initialized {
         return begin(plan, record, Target::Pending {}, "there is no external master to follow any more", highest);
     }

@@ -22,7 +22,7 @@ family! { Server;
 
 /// The selected database, through locked shards.
 fn view<'v>(server: &'v Server, settings: &'v Settings, db: usize, shards: &'v mut (dyn Shards + 'v)) -> KeysView<'v> {
-    KeysView::over(&server.keyspace, shards, &settings.limits, db, ExpiredKeys::Keep, clock::unix_ms())
+    KeysView::new(&server.keyspace, shards, &settings.limits, db, ExpiredKeys::Keep, clock::unix_ms())
 }
 
 fn debug(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {

@@ -56,7 +56,7 @@ fn memory(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
 fn memory_usage(ctx: &mut ServerCtx<'_>) {
     let usage = ctx.with_shards(|ctx, shards| {
         let (limits, db) = (&ctx.settings.limits, ctx.session.db);
-        let mut keys = KeysView::over(&ctx.server.keyspace, shards, limits, db, ExpiredKeys::Keep, 0);
+        let mut keys = KeysView::new(&ctx.server.keyspace, shards, limits, db, ExpiredKeys::Keep, 0);
         keys.peek(ctx.args.at(2)).map(|entry| {
             let object = match entry.value() {
                 ValueRef::Str(_) => 0,

@@ -466,10 +466,10 @@ fn run_engine(
     batch.keep(locked);
     if is_flush(entry) {
         server.local_expiry.forget_all();
-    }
-    if write && is_flush(entry) {
-        batch.release();
-        persistence::save_after_flush(&server.arc());
+        if write {
+            batch.release();
+            persistence::save_after_flush(&server.arc());
+        }
     }
     true
 }

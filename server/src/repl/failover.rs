@@ -64,9 +64,7 @@ fn carry_out(server: &Server, effects: Vec<Effect>) {
             Effect::PauseWrites => server.hold_writes(Hold::Failover),
             Effect::ResumeWrites => server.release_writes(Hold::Failover),
             Effect::AskAcks => ask_acks(server),
-            Effect::Follow(Address { host, port }) => {
-                server.repl.follow(Target { host, port, epoch: None, external: None })
-            }
+            Effect::Follow(Address { host, port }) => server.repl.follow(Target::unmanaged(host, port)),
             Effect::BecomeMaster => server.repl.remain_master(),
             Effect::Note(text) => tracing::info!("{text}"),
         }

@@ -80,6 +80,13 @@ pub struct Target {
     pub external: Option<Access>,
 }
 
+impl Target {
+    /// Of an instance that is not managed.
+    pub fn unmanaged(host: String, port: u16) -> Self {
+        Self { host, port, epoch: None, external: None }
+    }
+}
+
 /// How far the link to the master is, in ROLE's words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
@@ -355,8 +362,6 @@ impl Replication {
         tracing::info!("Connecting to MASTER {}:{}", target.host, target.port);
         self.set_mode(REPLICA);
         self.set_target(Some(target));
-        // Clients in WAIT are to be told.
-        self.acked.notify_waiters();
     }
 
     /// REPLICAOF; the reply.
@@ -382,9 +387,7 @@ impl Replication {
                     self.set_mode(MASTER);
                     tracing::info!("MASTER MODE enabled");
                 }
-                Change::Follow(replicaof::Target { host, port }) => {
-                    self.follow(Target { host, port, epoch: None, external: None })
-                }
+                Change::Follow(replicaof::Target { host, port }) => self.follow(Target::unmanaged(host, port)),
             }
         }
         done.reply

@@ -113,7 +113,7 @@ fn an_operator_that_dies_at_any_act_is_replaced_by_one_that_finishes() {
     let source = Server::redis(&["--save", ""]);
     assert_eq!(source.conn().text("SET from source"), "OK");
     let trace = |scenario| Job { scenario, point: None, attempt: 1 };
-    let board = Mutex::new(Board { waiting: Scenario::ALL.map(trace).into(), ..Board::default() });
+    let board = Mutex::new(Board { waiting: Scenario::ALL.iter().copied().map(trace).collect(), ..Board::default() });
     std::thread::scope(|scope| {
         for n in 0..TENANTS {
             let (api, kubelet, board, source) = (&api, &kubelet, &board, source.port);

@@ -5,8 +5,19 @@ use serde_json::{Value, json};
 
 use super::tenant::{SHOP, Tenant};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Scenario {
+macro_rules! scenarios {
+    ($($scenario:ident,)*) => {
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub(crate) enum Scenario { $($scenario),* }
+
+        impl Scenario {
+            /// Every one.
+            pub(crate) const ALL: &[Scenario] = &[$(Scenario::$scenario),*];
+        }
+    };
+}
+
+scenarios! {
     FirstStart,
     Failover,
     Switchover,
@@ -37,26 +48,6 @@ pub(crate) fn passes(act: Act) -> usize {
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Scenario; 17] = [
-        FirstStart,
-        Failover,
-        Switchover,
-        ScaleUp,
-        ScaleDown,
-        Rollout,
-        PasswordRotation,
-        LiveConfig,
-        ClaimsGrow,
-        ClaimsAreOwned,
-        Fence,
-        ExternalMaster,
-        Promotion,
-        NetworkPolicy,
-        NoNetworkPolicy,
-        Lead,
-        OrderlyEnd,
-    ];
-
     /// Whether the operator is to die at this act here, if it comes to it. The acts of the small scenarios that are acts of others
     /// too are tried there.
     pub(crate) fn is_about(self, act: Act) -> bool {

@@ -1,6 +1,7 @@
 //! A namespace with a datastore, an operator of its own, and a client that writes throughout.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use harness::Conn;
 use harness::cluster::history::{Promise, judge};
 use harness::cluster::witness::{list_key, now_us};
 use harness::cluster::{ApiServer, Operator, ProcessKubelet, Witness};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{Namespace, PersistentVolumeClaim, Pod, Secret, Service};
@@ -34,6 +36,17 @@ const SOON: Duration = Duration::from_secs(200);
 const LOOK_PAUSE: Duration = Duration::from_millis(250);
 /// Between two writes, and two reads: the machine is to be busy with operators.
 const PACE: Duration = Duration::from_millis(60);
+
+/// A kind of object of a namespace.
+trait Kind:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Serialize + Debug
+{
+}
+
+impl<K> Kind for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Serialize + Debug
+{
+}
 
 /// A class of claims that can grow, and volumes for so many tenants.
 pub(crate) fn volumes(api: &ApiServer, tenants: usize) {
@@ -235,20 +248,11 @@ impl<'a> Tenant<'a> {
 
     // ---- what is done ----
 
-    fn kind<K>(&self) -> Api<K>
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>,
-    {
+    fn kind<K: Kind>(&self) -> Api<K> {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    fn patch<K>(&self, name: &str, patch: &Value)
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + std::fmt::Debug,
-    {
+    fn patch<K: Kind>(&self, name: &str, patch: &Value) {
         let patched =
             self.runtime.block_on(self.kind::<K>().patch(name, &PatchParams::default(), &Patch::Merge(patch)));
         patched.unwrap_or_else(|error| panic!("{name}: {error}"));
@@ -300,26 +304,12 @@ impl<'a> Tenant<'a> {
 
     // ---- what is seen ----
 
-    fn get<K>(&self, name: &str) -> Option<Value>
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Serialize
-            + std::fmt::Debug,
-    {
+    fn get<K: Kind>(&self, name: &str) -> Option<Value> {
         let object = self.runtime.block_on(self.kind::<K>().get_opt(name)).unwrap()?;
         Some(serde_json::to_value(object).unwrap())
     }
 
-    fn list<K>(&self, labels: &str) -> Vec<Value>
-    where
-        K: Resource<DynamicType = (), Scope = k8s_openapi::NamespaceResourceScope>
-            + Clone
-            + DeserializeOwned
-            + Serialize
-            + std::fmt::Debug,
-    {
+    fn list<K: Kind>(&self, labels: &str) -> Vec<Value> {
         let list = self.runtime.block_on(self.kind::<K>().list(&ListParams::default().labels(labels))).unwrap();
         list.items.iter().map(|object| serde_json::to_value(object).unwrap()).collect()
     }

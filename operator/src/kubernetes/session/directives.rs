@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::{RETRY_PAUSE, Session};
-use crate::client::ClientError;
+use crate::client::{ClientError, address};
 use crate::directives::{Mode, Told, ask};
 use crate::observe::Observed;
 use crate::resources;
@@ -139,13 +139,7 @@ impl Directives {
 fn answering(observed: &Observed) -> impl Iterator<Item = (&str, &str, String)> {
     observed.instances.iter().filter_map(|(name, instance)| {
         let status = observed.answering(name).filter(|status| !status.loading)?;
-        let host = &instance.host;
-        let address = if host.contains(':') {
-            format!("[{host}]:{}", instance.port)
-        } else {
-            format!("{host}:{}", instance.port)
-        };
-        Some((name.as_str(), status.incarnation.as_str(), address))
+        Some((name.as_str(), status.incarnation.as_str(), address(&instance.host, instance.port)))
     })
 }
 

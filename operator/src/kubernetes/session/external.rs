@@ -4,18 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{Patch, PatchParams};
+use kube::ResourceExt;
 use kube::runtime::events::EventType;
-use kube::{Api, ResourceExt};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio::time::sleep;
 
+use super::Session;
 use super::password::PasswordWatch;
-use super::{Session, call};
-use crate::api::{BootstrapPhase, ExternalMaster, Promote, ReplicatedRedis};
-use crate::client::Client;
-use crate::fault::Act;
+use crate::api::{BootstrapPhase, ExternalMaster, Promote};
+use crate::client::{Client, address};
 use crate::observe::{External, Observed, Password, Promotion};
 use crate::plan::Plan;
 use crate::resources;
@@ -61,10 +59,8 @@ impl Probe {
         let task = tokio::spawn(async move {
             loop {
                 let asked = async {
-                    let address =
-                        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
                     let password = password.as_ref().map(|p| p.0.as_str());
-                    let mut client = Client::connect(&address, password, PATIENCE).await.ok()?;
+                    let mut client = Client::connect(&address(&host, port), password, PATIENCE).await.ok()?;
                     loop {
                         let info = client.call(&["INFO", "replication"]).await.ok()?;
                         let changed = publish.send_if_modified(|known| {
@@ -163,13 +159,7 @@ impl Session {
             let note = "no external master is followed; for a switchover say replicated-redis.io/switchover";
             self.event(EventType::Warning, "PromotionRefused", note).await;
         }
-        let heard = serde_json::json!({"metadata": {"annotations": {PROMOTE: null}}});
-        let api: Api<ReplicatedRedis> = self.api();
-        let (params, patch) = (PatchParams::default(), Patch::Merge(heard));
-        match Act::TakeOffWish.around(call(api.patch(&self.key.1, &params, &patch))).await {
-            Ok(object) => self.object = object,
-            Err(error) => self.problem(&format!("cannot take off an annotation: {error}")).await,
-        }
+        self.take_off(&[PROMOTE]).await;
     }
 
     /// Tells, once, how far the data is.

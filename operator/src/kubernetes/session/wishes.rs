@@ -44,8 +44,8 @@ impl Session {
         if self.approval_is_over() {
             heard.push(CONTINUE_UPDATE);
         }
-        if !heard.is_empty() {
-            self.take_off(&heard).await;
+        if !heard.is_empty() && self.take_off(&heard).await {
+            self.switchover_begun = false;
         }
     }
 
@@ -74,7 +74,8 @@ impl Session {
         true
     }
 
-    async fn take_off(&mut self, annotations: &[&str]) {
+    /// Takes annotations off that were heard; whether that was done.
+    pub(super) async fn take_off(&mut self, annotations: &[&str]) -> bool {
         let nothing: serde_json::Map<String, serde_json::Value> =
             annotations.iter().map(|name| (name.to_string(), serde_json::Value::Null)).collect();
         let patch = Patch::Merge(serde_json::json!({"metadata": {"annotations": nothing}}));
@@ -83,9 +84,12 @@ impl Session {
         match Act::TakeOffWish.around(call(api.patch(&self.key.1, &params, &patch))).await {
             Ok(object) => {
                 self.object = object;
-                self.switchover_begun = false;
+                true
             }
-            Err(error) => self.problem(&format!("cannot take off an annotation: {error}")).await,
+            Err(error) => {
+                self.problem(&format!("cannot take off an annotation: {error}")).await;
+                false
+            }
         }
     }
 }

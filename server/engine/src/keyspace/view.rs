@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::entry::{EntryRef, Slot, Value, ValueRef};
 use super::table::{self, Cursor, Place};
-use super::{Keyspace, Locked, Shard, Shards};
+use super::{Keyspace, Shard, Shards};
 use crate::types::{Kind, Object};
 use crate::{CommandError, Effects, Limits, access};
 
@@ -81,18 +81,6 @@ pub struct KeysView<'a> {
 
 impl<'a> KeysView<'a> {
     pub fn new(
-        keyspace: &'a Keyspace,
-        locked: &'a mut Locked<'_>,
-        limits: &'a Limits,
-        db: usize,
-        expired: ExpiredKeys,
-        now_ms: u64,
-    ) -> Self {
-        Self::over(keyspace, locked, limits, db, expired, now_ms)
-    }
-
-    /// The same, whatever holds the locks.
-    pub fn over(
         keyspace: &'a Keyspace,
         locked: &'a mut (dyn Shards + 'a),
         limits: &'a Limits,
