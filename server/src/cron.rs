@@ -27,7 +27,8 @@ pub(crate) async fn run(server: &Arc<Server>) {
     let (mut last_ping, mut last_lease, mut last_replica, mut last_second) = (begun, 0, begun, 0);
     loop {
         expiry.tick(server).await;
-        spread.look(&server.spread, server.settings().io_threads_adaptive);
+        let commands = server.stats.commands.load(Ordering::Relaxed);
+        spread.look(&server.spread, server.settings().io_threads_adaptive, commands);
         if !server.repl.is_replica() {
             server.local_expiry.forget_all();
         } else if server.active_expire.load(Ordering::Acquire) {

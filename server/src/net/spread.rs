@@ -5,6 +5,10 @@
 //! CPU and another one is idle; then half of them move. They move back when fewer workers can do it. A worker without
 //! connections sleeps.
 //!
+//! Whether more workers get more done depends on what the clients ask for: replies of single commands, yes; writes of one
+//! key, or of many keys each, no - they wait for each other's locks. So more serve on trial: what they do in a few tenths of
+//! a second decides. When a command has become much dearer since, fewer are tried in the same manner.
+//!
 //! A connection has a seat for as long as it lives; seats are dealt out over the workers that serve. It moves when it
 //! has read something, run it and answered, so those that are silent cost nothing.
 
@@ -21,6 +25,17 @@ const FEWER_AFTER: u32 = 10;
 const IDLE_CPUS_MIN: f64 = 0.5;
 /// Fewer workers serve when each of them had this to do: less than what wakes another one.
 const FULL: f64 = 0.7;
+/// Looks of a trial, beside the one at connections that move.
+const TRIAL: u32 = 3;
+/// What more workers have to get done, of what fewer did, to go on.
+const MORE_WORTH: f64 = 1.2;
+/// What fewer workers have to get done, of what more did, to go on.
+const FEWER_WORTH: f64 = 0.95;
+/// A command costs so much more than when fewer served that fewer are tried.
+const DEAR: f64 = 1.5;
+/// From a trial that came to nothing to the next one; twice as long each time.
+const WAIT_MIN_S: f64 = 4.0;
+const WAIT_MAX_S: f64 = 64.0;
 
 /// Which workers serve, for all threads.
 #[derive(Debug)]
@@ -61,30 +76,38 @@ impl Spread {
 /// Looks ten times a second whether the workers that serve are too few, or more than are needed.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
-    last: Option<(f64, Vec<f64>)>,
+    last: Option<Counts>,
     need: Need,
     /// All serve, because the settings say so.
     all: bool,
 }
 
+/// What grows.
+#[derive(Debug)]
+struct Counts {
+    now_s: f64,
+    on_cpu_s: Vec<f64>,
+    commands: u64,
+}
+
 impl Watch {
-    pub(crate) fn look(&mut self, spread: &Spread, adaptive: bool) {
+    /// `commands`: how many have been run since the server began.
+    pub(crate) fn look(&mut self, spread: &Spread, adaptive: bool, commands: u64) {
         let workers = spread.threads.len();
         if workers == 1 {
             return;
         }
-        let now_s = clock::monotonic_ns() as f64 / 1e9;
         let was_all = std::mem::replace(&mut self.all, !adaptive);
         let serving = match spread.on_cpu_s().filter(|_| adaptive) {
             None => workers,
             Some(_) if was_all => 1,
             Some(on_cpu_s) => {
-                let serving = on_cpu_s.len();
-                let last = self.last.replace((now_s, on_cpu_s.clone())).filter(|(_, before)| before.len() == serving);
-                last.map_or(serving, |(last_s, before)| {
-                    let busy = on_cpu_s.iter().zip(&before).map(|(now, then)| (now - then) / (now_s - last_s));
-                    self.need.after(now_s, &busy.collect::<Vec<_>>(), workers, idle_s)
-                })
+                let now = Counts { now_s: clock::monotonic_ns() as f64 / 1e9, on_cpu_s, commands };
+                let serving = now.on_cpu_s.len();
+                // The first look after a change is at connections that move.
+                let seen = self.last.as_ref().filter(|last| last.on_cpu_s.len() == serving).map(|last| now.since(last));
+                self.last = Some(now);
+                seen.map_or(serving, |seen| self.need.after(&seen, workers, idle_s))
             }
         };
         if serving != spread.serving() {
@@ -94,40 +117,169 @@ impl Watch {
     }
 }
 
+impl Counts {
+    fn since(&self, last: &Self) -> Seen {
+        let s = self.now_s - last.now_s;
+        let busy = self.on_cpu_s.iter().zip(&last.on_cpu_s).map(|(now, then)| (now - then) / s).collect();
+        Seen { now_s: self.now_s, busy, commands_per_s: self.commands.saturating_sub(last.commands) as f64 / s }
+    }
+}
+
+/// What a look has seen.
+#[derive(Debug, Clone)]
+struct Seen {
+    now_s: f64,
+    /// For each worker that serves, the part of the time that it was on a CPU.
+    busy: Vec<f64>,
+    /// Of all workers.
+    commands_per_s: f64,
+}
+
+impl Seen {
+    /// Workers that could do this.
+    fn enough(&self) -> usize {
+        ((self.busy.iter().sum::<f64>() / FULL).ceil() as usize).clamp(1, self.busy.len())
+    }
+
+    fn is_saturated(&self) -> bool {
+        self.busy.iter().any(|busy| *busy >= SATURATED)
+    }
+
+    /// CPU time of a command, s.
+    fn cost_s(&self) -> f64 {
+        self.busy.iter().sum::<f64>() / self.commands_per_s.max(1.0)
+    }
+}
+
 /// The decision, from what was measured.
 #[derive(Debug, Default)]
 struct Need {
-    /// Looks at which one worker was saturated, without a gap; when the first was, and the machine's idle time then.
-    saturated: Option<(u32, f64, f64)>,
+    /// Since when a worker is saturated, without a gap.
+    saturated: Option<Saturated>,
     /// Looks at which fewer would have done, without a gap.
     quiet: u32,
+    trial: Option<Trial>,
+    /// CPU time of a command when fewer workers served last, s.
+    cost_s: Option<f64>,
+    /// Looks at which a command was dear, without a gap.
+    dear: u32,
+    /// When there may be the next trial, and what was waited for the last one.
+    next_trial_s: f64,
+    wait_s: f64,
+}
+
+#[derive(Debug)]
+struct Saturated {
+    looks: u32,
+    from_s: f64,
+    /// The machine's idle time then.
+    idle_from_s: f64,
+    commands_per_s: f64,
+}
+
+/// More workers, or fewer, for a few looks.
+#[derive(Debug)]
+struct Trial {
+    /// How many served before, and what they did.
+    from: usize,
+    before: f64,
+    cost_before_s: f64,
+    looks: u32,
+    commands_per_s: f64,
+    cost_s: f64,
+}
+
+impl Trial {
+    fn new(from: usize, before: f64, cost_before_s: f64) -> Self {
+        Self { from, before, cost_before_s, looks: 0, commands_per_s: 0.0, cost_s: 0.0 }
+    }
 }
 
 impl Need {
-    /// How many of `workers` are to serve. `busy`: for each that does, the part of the time that it was on a CPU;
-    /// `idle_s`: of all CPUs since the machine started, asked for only where it matters.
-    fn after(&mut self, now_s: f64, busy: &[f64], workers: usize, idle_s: impl FnOnce() -> Option<f64>) -> usize {
-        let serving = busy.len();
-        let enough = ((busy.iter().sum::<f64>() / FULL).ceil() as usize).clamp(1, serving);
+    /// How many of `workers` are to serve. `idle_s`: of all CPUs since the machine started, asked for only where it matters.
+    fn after(&mut self, seen: &Seen, workers: usize, idle_s: impl FnOnce() -> Option<f64>) -> usize {
+        let (serving, enough) = (seen.busy.len(), seen.enough());
         self.quiet = if enough < serving { self.quiet + 1 } else { 0 };
         if self.quiet == FEWER_AFTER {
-            *self = Self::default();
+            *self = Self { next_trial_s: self.next_trial_s, wait_s: self.wait_s, ..Self::default() };
             return enough;
         }
-        if serving == workers || busy.iter().all(|busy| *busy < SATURATED) {
+        if let Some(trial) = self.trial.take() {
+            return self.go_on(trial, seen);
+        }
+        if seen.now_s < self.next_trial_s {
             self.saturated = None;
             return serving;
         }
-        let Some(idle_s) = idle_s() else { return workers };
-        let (looks, from_s, idle_from_s) = self.saturated.get_or_insert((0, now_s, idle_s));
-        if *looks < MORE_AFTER {
-            *looks += 1;
+        self.fewer_on_trial(seen).or_else(|| self.more_on_trial(seen, workers, idle_s)).unwrap_or(serving)
+    }
+
+    fn go_on(&mut self, mut trial: Trial, seen: &Seen) -> usize {
+        let serving = seen.busy.len();
+        trial.looks += 1;
+        trial.commands_per_s += seen.commands_per_s / f64::from(TRIAL);
+        trial.cost_s += seen.cost_s() / f64::from(TRIAL);
+        if trial.looks < TRIAL {
+            self.trial = Some(trial);
             return serving;
         }
-        let idle_cpus = (idle_s - *idle_from_s) / (now_s - *from_s);
+        let more = serving > trial.from;
+        // The load has gone: that tells nothing.
+        if !seen.is_saturated() && seen.enough() <= serving.min(trial.from) {
+            return serving.min(trial.from);
+        }
+        if trial.commands_per_s >= trial.before * if more { MORE_WORTH } else { FEWER_WORTH } {
+            self.wait_s = 0.0;
+            self.cost_s = more.then_some(trial.cost_before_s);
+            return serving;
+        }
+        self.wait_s = (2.0 * self.wait_s).clamp(WAIT_MIN_S, WAIT_MAX_S);
+        self.next_trial_s = seen.now_s + self.wait_s;
+        if !more {
+            self.cost_s = Some(trial.cost_s);
+        }
+        trial.from
+    }
+
+    /// Half of them, where a command has become dear.
+    fn fewer_on_trial(&mut self, seen: &Seen) -> Option<usize> {
+        let serving = seen.busy.len();
+        let dear = serving > 1 && self.cost_s.is_some_and(|cost_s| seen.cost_s() > DEAR * cost_s);
+        self.dear = if dear { self.dear + 1 } else { 0 };
+        if self.dear < MORE_AFTER {
+            return None;
+        }
+        self.dear = 0;
+        self.trial = Some(Trial::new(serving, seen.commands_per_s, seen.cost_s()));
+        Some(serving.div_ceil(2))
+    }
+
+    /// Up to twice as many, where one is saturated and there are CPUs for them.
+    fn more_on_trial(&mut self, seen: &Seen, workers: usize, idle_s: impl FnOnce() -> Option<f64>) -> Option<usize> {
+        let serving = seen.busy.len();
+        if serving == workers || !seen.is_saturated() {
+            self.saturated = None;
+            return None;
+        }
+        let Some(idle_s) = idle_s() else { return Some(workers) };
+        let Some(saturated) = &mut self.saturated else {
+            let (from_s, idle_from_s) = (seen.now_s, idle_s);
+            self.saturated = Some(Saturated { looks: 0, from_s, idle_from_s, commands_per_s: 0.0 });
+            return None;
+        };
+        saturated.looks += 1;
+        saturated.commands_per_s += seen.commands_per_s / f64::from(MORE_AFTER);
+        if saturated.looks < MORE_AFTER {
+            return None;
+        }
+        let idle_cpus = (idle_s - saturated.idle_from_s) / (seen.now_s - saturated.from_s);
+        let before = saturated.commands_per_s;
         self.saturated = None;
-        let more = if idle_cpus < IDLE_CPUS_MIN { 0 } else { (idle_cpus.round() as usize).clamp(1, serving) };
-        (serving + more).min(workers)
+        if idle_cpus < IDLE_CPUS_MIN {
+            return None;
+        }
+        self.trial = Some(Trial::new(serving, before, seen.cost_s()));
+        Some((serving + (idle_cpus.round() as usize).clamp(1, serving)).min(workers))
     }
 }
 
@@ -150,40 +302,115 @@ fn idle_s() -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// Looks at workers that are so busy on a machine with so many idle CPUs; how many serve after each look.
-    fn looks(need: &mut Need, busy: &[f64], workers: usize, idle_cpus: f64, count: usize) -> Vec<usize> {
-        (0..count).map(|i| 0.1 * i as f64).map(|s| need.after(s, busy, workers, || Some(idle_cpus * s))).collect()
+    /// A machine whose clients want everything that there is.
+    struct Machine {
+        need: Need,
+        workers: usize,
+        idle_cpus: f64,
+        now_s: f64,
+        serving: usize,
+    }
+
+    impl Machine {
+        fn new(workers: usize, serving: usize, idle_cpus: f64) -> Self {
+            Self { need: Need::default(), workers, idle_cpus, now_s: 0.0, serving }
+        }
+
+        /// Looks at workers that are so busy and run so many commands; how many serve after each look.
+        fn look(&mut self, busy: &[f64], commands_per_s: f64, count: usize) -> Vec<usize> {
+            let look = |_| {
+                self.now_s += 0.1;
+                let seen = Seen { now_s: self.now_s, busy: busy.to_vec(), commands_per_s };
+                let idle_s = self.idle_cpus * self.now_s;
+                self.serving = self.need.after(&seen, self.workers, || Some(idle_s));
+                self.serving
+            };
+            (0..count).map(look).collect()
+        }
+
+        /// For so long all workers that serve do all they can; what `gain` says they get done for each number of them.
+        /// How often a number of workers began to serve.
+        fn run(&mut self, s: f64, gain: &[f64]) -> Vec<usize> {
+            let end_s = self.now_s + s;
+            let mut changes = Vec::new();
+            while self.now_s < end_s {
+                let serving = self.serving;
+                if self.look(&vec![0.95; serving], 1e5 * gain[serving - 1], 1) != [serving] {
+                    changes.push(self.serving);
+                    // The look at connections that move is not told.
+                    self.now_s += 0.1;
+                }
+            }
+            changes
+        }
     }
 
     #[test]
     fn another_worker_serves_when_one_is_saturated_for_a_while_and_a_cpu_is_idle() {
-        assert_eq!(looks(&mut Need::default(), &[0.9], 4, 1.0, 4), [1, 1, 1, 2]);
-        assert_eq!(looks(&mut Need::default(), &[0.3, 0.9], 8, 9.0, 4), [2, 2, 2, 4], "not more than twice as many");
-        assert_eq!(looks(&mut Need::default(), &[0.9, 0.9], 3, 9.0, 4), [2, 2, 2, 3], "not more than there are");
-        assert_eq!(looks(&mut Need::default(), &[0.9], 4, 0.4, 9), [1; 9], "no CPU is free");
-        assert_eq!(looks(&mut Need::default(), &[0.8], 4, 3.0, 9), [1; 9], "it has time");
+        let looks = |busy: &[f64], workers, idle_cpus, count| {
+            Machine::new(workers, busy.len(), idle_cpus).look(busy, 1e5, count)
+        };
+        assert_eq!(looks(&[0.9], 4, 1.0, 4), [1, 1, 1, 2]);
+        assert_eq!(looks(&[0.3, 0.9], 8, 9.0, 4), [2, 2, 2, 4], "not more than twice as many");
+        assert_eq!(looks(&[0.9, 0.9], 3, 9.0, 4), [2, 2, 2, 3], "not more than there are");
+        assert_eq!(looks(&[0.9], 4, 0.4, 9), [1; 9], "no CPU is free");
+        assert_eq!(looks(&[0.8], 4, 3.0, 9), [1; 9], "it has time");
     }
 
     #[test]
     fn a_moment_without_saturation_begins_again() {
-        let mut need = Need::default();
-        looks(&mut need, &[0.9], 2, 1.0, 3);
-        looks(&mut need, &[0.2], 2, 1.0, 1);
-        assert_eq!(looks(&mut need, &[0.9], 2, 1.0, 4), [1, 1, 1, 2]);
+        let mut machine = Machine::new(2, 1, 1.0);
+        machine.look(&[0.9], 1e5, 3);
+        machine.look(&[0.2], 1e5, 1);
+        assert_eq!(machine.look(&[0.9], 1e5, 4), [1, 1, 1, 2]);
+    }
+
+    #[test]
+    fn more_go_on_serving_when_they_get_more_done() {
+        assert_eq!(Machine::new(2, 1, 1.0).run(100.0, &[1.0, 1.5]), [2]);
+        assert_eq!(Machine::new(8, 1, 7.0).run(100.0, &[1.0, 1.9, 0.0, 3.6, 0.0, 0.0, 0.0, 6.0]), [2, 4, 8]);
+        assert_eq!(Machine::new(4, 1, 3.0).run(4.0, &[1.0, 1.9, 0.0, 2.0]), [2, 4, 2], "four do no more than two");
+    }
+
+    #[test]
+    fn where_more_get_no_more_done_it_is_tried_ever_more_seldom() {
+        let mut machine = Machine::new(2, 1, 1.0);
+        assert_eq!(machine.run(4.0, &[1.0, 0.5]), [2, 1]);
+        assert_eq!(machine.run(300.0, &[1.0, 1.1]).len(), 2 * 7, "after 8, 16, 32, 64, 64 … s");
+        assert_eq!(machine.run(70.0, &[1.0, 1.5]), [2], "other commands now");
+    }
+
+    #[test]
+    fn fewer_are_tried_when_commands_become_dear() {
+        let mut machine = Machine::new(2, 1, 1.0);
+        machine.run(2.0, &[1.0, 1.6]);
+        assert_eq!(machine.run(1.0, &[0.8, 0.5]), [1], "other commands, of which one worker does more");
+        let mut machine = Machine::new(2, 1, 1.0);
+        machine.run(2.0, &[1.0, 1.6]);
+        assert_eq!(machine.run(300.0, &[0.1, 0.16]), [1, 2], "other commands, of which two do more");
+    }
+
+    #[test]
+    fn a_load_that_goes_during_a_trial_tells_nothing() {
+        let mut machine = Machine::new(2, 1, 1.0);
+        machine.look(&[0.9], 1e5, 4);
+        assert_eq!(machine.look(&[0.1, 0.0], 1e4, 3), [2, 2, 1]);
+        assert_eq!(machine.look(&[0.9], 1e5, 4), [1, 1, 1, 2], "no wait");
     }
 
     #[test]
     fn fewer_serve_when_they_would_have_done_for_a_while() {
-        let mut need = Need::default();
-        assert_eq!(looks(&mut need, &[0.3, 0.3], 2, 1.0, 10), [[2; 9].as_slice(), &[1]].concat());
-        assert_eq!(looks(&mut need, &[0.4, 0.4], 2, 1.0, 20), [2; 20], "one would have too much to do");
-        assert_eq!(looks(&mut need, &[0.5, 0.4, 0.1, 0.1], 4, 1.0, 10)[9], 2);
-        assert_eq!(looks(&mut need, &[0.0; 4], 4, 1.0, 10)[9], 1);
+        let looks = |busy: &[f64], count| Machine::new(busy.len(), busy.len(), 1.0).look(busy, 1e5, count);
+        assert_eq!(looks(&[0.3, 0.3], 10), [[2; 9].as_slice(), &[1]].concat());
+        assert_eq!(looks(&[0.4, 0.4], 20), [2; 20], "one would have too much to do");
+        assert_eq!(looks(&[0.5, 0.4, 0.1, 0.1], 10)[9], 2);
+        assert_eq!(looks(&[0.0; 4], 10)[9], 1);
     }
 
     #[test]
     fn all_serve_where_the_kernel_does_not_tell() {
-        assert_eq!(Need::default().after(0.0, &[0.9], 4, || None), 4);
+        let seen = Seen { now_s: 0.0, busy: vec![0.9], commands_per_s: 1.0 };
+        assert_eq!(Need::default().after(&seen, 4, || None), 4);
     }
 
     #[test]
@@ -203,13 +430,13 @@ mod tests {
         let spread = Spread::new(3, false);
         assert_eq!([0, 1, 2, 3].map(|seat| spread.worker_of(seat)), [0, 1, 2, 0]);
         let mut watch = Watch::default();
-        watch.look(&Spread::new(1, true), true);
+        watch.look(&Spread::new(1, true), true, 0);
         let spread = Spread::new(3, true);
         assert_eq!([0, 1, 2, 3].map(|seat| spread.worker_of(seat)), [0; 4]);
-        watch.look(&spread, false);
+        watch.look(&spread, false, 0);
         assert_eq!(spread.serving(), 3, "not adaptive: all of them");
         (0..3).for_each(|worker| spread.begin(worker));
-        watch.look(&spread, true);
+        watch.look(&spread, true, 0);
         assert_eq!(spread.serving(), 1, "as at the beginning");
     }
 }
