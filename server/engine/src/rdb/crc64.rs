@@ -1,20 +1,14 @@
 //! CRC-64 as Redis computes it (Jones polynomial, reflected, initial value 0).
 
-static TABLE: crc::Crc<u64, crc::Table<16>> = crc::Crc::<u64, crc::Table<16>>::new(&crc::CRC_64_REDIS);
+use crc_fast::CrcAlgorithm::Crc64Redis;
 
 /// A running checksum.
-#[derive(Clone)]
-pub struct Crc64(crc::Digest<'static, u64, crc::Table<16>>);
+#[derive(Clone, Debug)]
+pub struct Crc64(crc_fast::Digest);
 
 impl Default for Crc64 {
     fn default() -> Self {
-        Self(TABLE.digest())
-    }
-}
-
-impl std::fmt::Debug for Crc64 {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Crc64").field(&self.value()).finish()
+        Self(crc_fast::Digest::new(Crc64Redis))
     }
 }
 
@@ -24,11 +18,11 @@ impl Crc64 {
     }
 
     pub fn value(&self) -> u64 {
-        self.0.clone().finalize()
+        self.0.finalize()
     }
 
     pub fn of(bytes: &[u8]) -> u64 {
-        TABLE.checksum(bytes)
+        crc_fast::checksum(Crc64Redis, bytes)
     }
 }
 
