@@ -12,7 +12,8 @@ use parking_lot::MutexGuard;
 use resp::Args;
 use smallvec::SmallVec;
 
-use super::{KeyHash, Keyspace, Shard, Table, entry};
+use super::{KeyHash, Keyspace, Shard, entry};
+use crate::types::MemberAhead;
 
 /// Touches for which [`Keyspace::prefetch`] needs no allocation.
 const PREFETCHED: usize = 32;
@@ -226,29 +227,18 @@ impl Keyspace {
         } else {
             self.add(locked, 0);
         }
-        let all = || (0..touches.len()).map(|i| (i, ()));
-        let mut objects = SmallVec::<[(usize, ()); PREFETCHED]>::new();
-        let table = |touch: &Touch<'_>| locked.get(shard_of(touch)).map(|shard| &shard.dbs[touch.db]);
-        each(touches, table, all(), |table, touch, _, ()| table.prefetch_bucket(touch.hash));
-        each(touches, table, all(), |table, touch, _, ()| table.prefetch_entry(touch.hash));
-        each(touches, table, all(), |table, touch, i, ()| {
-            if table.prefetch_object(touch.hash) {
-                objects.push((i, ()));
-            }
-        });
-        if objects.is_empty() {
-            return;
-        }
-        let mut members = SmallVec::<[(usize, u64); PREFETCHED]>::new();
-        each(touches, table, objects.into_iter(), |table, touch, i, ()| {
-            let object = table.likely_object(touch.hash);
-            members.extend(object.and_then(|object| object.prefetch(touch.args)).map(|hash| (i, hash)));
-        });
-        each(touches, table, members.into_iter(), |table, touch, _, hash| {
-            if let Some(object) = table.likely_object(touch.hash) {
-                object.prefetch_member(hash);
-            }
-        });
+        let mut buckets = SmallVec::<[_; PREFETCHED]>::new();
+        buckets.extend(touches.iter().filter_map(|touch| {
+            let table = &locked.get(shard_of(touch))?.dbs[touch.db];
+            Some((table.ahead(touch.hash)?, touch.args))
+        }));
+        let mut entries = SmallVec::<[_; PREFETCHED]>::new();
+        entries.extend(buckets.into_iter().filter_map(|(ahead, args)| Some((ahead.entry()?, args))));
+        let mut objects = SmallVec::<[_; PREFETCHED]>::new();
+        objects.extend(entries.into_iter().filter_map(|(entry, args)| Some((entry.object()?, args))));
+        let mut members = SmallVec::<[_; PREFETCHED]>::new();
+        members.extend(objects.into_iter().filter_map(|(object, args)| object.look_ahead(args)));
+        members.into_iter().for_each(MemberAhead::prefetch);
     }
 
     /// Asks for shards that are about to be locked.
@@ -260,8 +250,9 @@ impl Keyspace {
     /// Brings the entries of a command's keys closer, whose shards are locked.
     pub fn prefetch_keys(&self, locked: &Locked<'_>, db: usize, keys: &[KeyHash<'_>]) {
         let table = |key: &KeyHash<'_>| &locked.shard(self.shard_of(key.hash)).dbs[db];
-        keys.iter().for_each(|key| table(key).prefetch_bucket(key.hash));
-        keys.iter().for_each(|key| table(key).prefetch_entry(key.hash));
+        let mut buckets = SmallVec::<[_; PREFETCHED]>::new();
+        buckets.extend(keys.iter().filter_map(|key| table(key).ahead(key.hash)));
+        buckets.into_iter().for_each(|ahead| _ = ahead.entry());
     }
 }
 
@@ -281,21 +272,6 @@ pub struct Touch<'m> {
     pub db: usize,
     pub hash: u64,
     pub args: Args<'m>,
-}
-
-/// Calls `f` for each of these numbers' touches whose table is at hand.
-#[inline]
-fn each<'t, 'm, T>(
-    touches: &[Touch<'m>],
-    table: impl Fn(&Touch<'m>) -> Option<&'t Table>,
-    numbers: impl Iterator<Item = (usize, T)>,
-    mut f: impl FnMut(&Table, &Touch<'m>, usize, T),
-) {
-    for (i, it) in numbers {
-        if let Some(table) = table(&touches[i]) {
-            f(table, &touches[i], i, it);
-        }
-    }
 }
 
 /// Locked shards, whatever the lifetime of their guards: what a [`super::KeysView`] works on.

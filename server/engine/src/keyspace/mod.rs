@@ -6,6 +6,7 @@
 
 pub mod entry;
 mod locked;
+mod pieces;
 mod snapshot;
 pub(crate) mod table;
 mod view;

@@ -16,6 +16,7 @@
 //! SCAN, the snapshot and active expiry, which all go by cursor, may see an entry twice but never miss one.
 
 use super::entry::{EntryMut, EntryRef, Slot, ValueRef, prefetch};
+use super::pieces::Pieces;
 use crate::Rng;
 use crate::types::Object;
 
@@ -93,6 +94,38 @@ pub struct Place {
     slot: u16,
 }
 
+/// An entry that is about to be looked for, step by step: what each asks for should be at hand before the next, so that
+/// the waits for several of them overlap.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead<'t> {
+    bucket: &'t Bucket,
+    tag: u16,
+}
+
+impl<'t> Ahead<'t> {
+    /// Asks for the entry that is probably the one: the key itself is not compared.
+    #[inline]
+    pub(crate) fn entry(self) -> Option<Likely<'t>> {
+        let slot = self.bucket.iter().flatten().find(|slot| slot.tag() == self.tag)?;
+        slot.prefetch();
+        Some(Likely(slot))
+    }
+}
+
+/// Probably the entry.
+#[derive(Clone, Copy)]
+pub(crate) struct Likely<'t>(&'t Slot);
+
+impl<'t> Likely<'t> {
+    /// Asks for the collection that it holds, if it does.
+    #[inline]
+    pub(crate) fn object(self) -> Option<&'t Object> {
+        let ValueRef::Object(object) = self.0.get().value() else { return None };
+        prefetch(object);
+        Some(object)
+    }
+}
+
 /// A position in hash order. 0 is the beginning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub struct Cursor(u64);
@@ -147,7 +180,7 @@ fn home(tag: u16) -> usize {
 pub struct Table {
     /// 2^depth segment numbers by prefix; empty as long as the table is.
     directory: Vec<u32>,
-    segments: Vec<Segment>,
+    segments: Pieces<Segment>,
     depth: u32,
     /// Segments of that depth; the directory halves where there are none.
     deepest: usize,
@@ -180,7 +213,7 @@ impl Table {
     /// Bytes of directory and segments, without the entries.
     pub fn overhead(&self) -> usize {
         self.directory.capacity() * size_of::<u32>()
-            + self.segments.capacity() * size_of::<Segment>()
+            + self.segments.bytes()
             + self.segments.len() * size_of::<Buckets>()
             + self.segments.iter().map(|s| s.overflow.capacity() * size_of::<Slot>()).sum::<usize>()
     }
@@ -192,45 +225,14 @@ impl Table {
         self.directory.get(at).map(|&n| n as usize)
     }
 
-    /// Asks for the bucket's cache line; the entry's follows by [`Table::prefetch_entry`].
+    /// Looks ahead to the entry of this hash: asks for the buckets in which it may lie.
     #[inline]
-    pub fn prefetch_bucket(&self, hash: u64) {
-        if let Some(segment) = self.segment_of(prefix(hash)) {
-            prefetch(&raw const self.segments[segment].buckets.0[home(tag(hash))]);
-        }
-    }
-
-    #[inline]
-    pub fn prefetch_entry(&self, hash: u64) {
-        if let Some(slot) = self.likely(hash) {
-            slot.prefetch();
-        }
-    }
-
-    /// Asks for the collection that the key of this hash holds; whether there is one. The entry should be at hand.
-    #[inline]
-    pub fn prefetch_object(&self, hash: u64) -> bool {
-        let object = self.likely_object(hash);
-        if let Some(object) = object {
-            prefetch(object);
-        }
-        object.is_some()
-    }
-
-    /// The collection that the key of this hash probably holds. A hint: the key itself is not compared.
-    #[inline]
-    pub fn likely_object(&self, hash: u64) -> Option<&Object> {
-        match self.likely(hash)?.get().value() {
-            ValueRef::Object(object) => Some(object),
-            ValueRef::Str(_) => None,
-        }
-    }
-
-    #[inline]
-    fn likely(&self, hash: u64) -> Option<&Slot> {
-        let segment = self.segment_of(prefix(hash))?;
+    pub(crate) fn ahead(&self, hash: u64) -> Option<Ahead<'_>> {
+        let buckets = &self.segments[self.segment_of(prefix(hash))?].buckets.0;
         let tag = tag(hash);
-        self.segments[segment].buckets.0[home(tag)].iter().flatten().find(|s| s.tag() == tag)
+        prefetch(&raw const buckets[home(tag)]);
+        prefetch(&raw const buckets[(home(tag) + 1) % BUCKETS]);
+        Some(Ahead { bucket: &buckets[home(tag)], tag })
     }
 
     #[inline]
@@ -417,9 +419,6 @@ impl Table {
             self.directory = self.directory.iter().step_by(2).copied().collect();
             self.depth -= 1;
             self.deepest = self.segments.iter().filter(|segment| segment.depth == self.depth).count();
-        }
-        if self.segments.capacity() > 4 * self.segments.len() + 8 {
-            self.segments.shrink_to(2 * self.segments.len());
         }
         low
     }

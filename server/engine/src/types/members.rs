@@ -8,7 +8,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::Rng;
 use crate::keyspace::entry::{EntryRef, Slot, ValueRef};
-use crate::keyspace::table::{self, Cursor, Table};
+use crate::keyspace::table::{self, Ahead, Cursor, Table};
 
 /// Members of one collection.
 #[derive(Debug, Default)]
@@ -64,17 +64,9 @@ impl Members {
         self.table.overhead()
     }
 
-    /// Asks for a member's bucket; returns its hash.
     #[inline]
-    pub(super) fn prefetch_bucket(&self, member: &[u8]) -> u64 {
-        let hash = hash(member);
-        self.table.prefetch_bucket(hash);
-        hash
-    }
-
-    #[inline]
-    pub(super) fn prefetch_entry(&self, hash: u64) {
-        self.table.prefetch_entry(hash);
+    pub(super) fn ahead(&self, member: &[u8]) -> Option<Ahead<'_>> {
+        self.table.ahead(hash(member))
     }
 
     pub fn get(&self, member: &[u8]) -> Option<&[u8]> {

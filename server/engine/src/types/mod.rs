@@ -18,6 +18,7 @@ pub use zset::ZSet;
 use resp::Args;
 
 use crate::Limits;
+use crate::keyspace::table::Ahead;
 
 /// A collection type: what the keyspace must know to make, find and drop one.
 pub trait Kind: Sized {
@@ -104,30 +105,40 @@ impl Object {
         }
     }
 
-    /// Asks for what a command about a member reads first; in a table that is a bucket, and the member's hash is returned
-    /// for [`Object::prefetch_member`]. Which argument is the member is a guess that holds for the common commands.
+    /// Looks ahead to what a command about a member reads: asks for what it reads first, and says what comes next. Which
+    /// argument is the member is a guess that holds for the common commands.
     #[inline]
-    pub(crate) fn prefetch(&self, args: Args<'_>) -> Option<u64> {
+    pub(crate) fn look_ahead(&self, args: Args<'_>) -> Option<MemberAhead<'_>> {
         match self {
             Object::Hash(Hash::Table(table)) | Object::Set(Set::Table(table)) => {
-                Some(table.prefetch_bucket(args.get(2)?))
+                table.ahead(args.get(2)?).map(MemberAhead::InTable)
             }
             Object::Hash(Hash::Packed(list)) | Object::Set(Set::Packed(list)) => {
                 list.prefetch();
                 None
             }
             // ZADD key score member, ZSCORE key member.
-            Object::ZSet(ZSet::Full(_)) => args.get(args.len().checked_sub(1)?).map(members::hash),
+            Object::ZSet(ZSet::Full(full)) => {
+                let member = args.get(args.len().checked_sub(1)?)?;
+                Some(MemberAhead::InScores(full, members::hash(member)))
+            }
             Object::List(_) | Object::ZSet(_) | Object::Set(Set::Ints(_)) => None,
         }
     }
+}
 
+/// A member that is about to be looked for.
+pub(crate) enum MemberAhead<'o> {
+    InTable(Ahead<'o>),
+    InScores(&'o zset::full::Full, u64),
+}
+
+impl MemberAhead<'_> {
     #[inline]
-    pub(crate) fn prefetch_member(&self, hash: u64) {
+    pub(crate) fn prefetch(self) {
         match self {
-            Object::Hash(Hash::Table(table)) | Object::Set(Set::Table(table)) => table.prefetch_entry(hash),
-            Object::ZSet(ZSet::Full(full)) => full.prefetch(hash),
-            _ => {}
+            Self::InTable(ahead) => _ = ahead.entry(),
+            Self::InScores(full, hash) => full.prefetch(hash),
         }
     }
 }

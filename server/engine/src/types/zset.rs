@@ -1,7 +1,7 @@
 //! Sorted sets: a listpack of members and scores while small, then [`full::Full`]: a table of members with a counted
 //! tree over them. Every rank, score or member range is found in logarithmic time.
 
-mod full;
+pub(super) mod full;
 mod index;
 mod packed;
 mod slab;
