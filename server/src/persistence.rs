@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use engine::Keyspace;
-use engine::keyspace::{SnapshotWalk, WalkStep};
+use engine::keyspace::{Duplicate, Loader, SnapshotWalk, WalkStep};
 use engine::rdb::{self, Crc64, Event, RdbError, Reader};
 use parking_lot::{Mutex, MutexGuard};
 use replication::{FenceView, History, ReaderId, ReplId};
@@ -405,6 +405,11 @@ pub fn read_stream(
     let clock = (now / 1000) as u32 & 0xFF_FFFF;
     let (mut loaded, mut db, mut count) = (Loaded::default(), 0usize, 0u64);
     let key_delay = delay(settings.key_load_delay);
+    let mut loader = into.map(Loader::new);
+    let twice = |offset, Duplicate(key): &Duplicate| {
+        let key = Some(String::from_utf8_lossy(key).into_owned());
+        RdbError::Corrupt { offset, key, what: "a key that is there twice" }
+    };
     loop {
         count += 1;
         if !key_delay.is_zero() {
@@ -447,13 +452,14 @@ pub fn read_stream(
                 }
                 loaded.keys += 1;
                 let access = clock.wrapping_sub(idle_seconds.unwrap_or(0) as u32) & 0xFF_FFFF;
-                if into.is_some_and(|keyspace| !keyspace.load(db, &key, value, expires_ms, access)) {
-                    let key = Some(String::from_utf8_lossy(&key).into_owned());
-                    return Err(RdbError::Corrupt { offset: reader.offset(), key, what: "a key that is there twice" });
+                if let Some(loader) = &mut loader {
+                    let added = loader.add(db, &key, value, expires_ms, access);
+                    added.map_err(|duplicate| twice(reader.offset(), &duplicate))?;
                 }
             }
             Event::End => {
-                if into.is_some() {
+                if let Some(loader) = loader {
+                    loader.finish().map_err(|duplicate| twice(reader.offset(), &duplicate))?;
                     server.persistence.loaded_keys.store(loaded.keys, Ordering::Relaxed);
                     server.persistence.loaded_expired.store(loaded.expired, Ordering::Relaxed);
                 }

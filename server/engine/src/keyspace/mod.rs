@@ -5,6 +5,7 @@
 //! each other.
 
 pub mod entry;
+mod loader;
 mod locked;
 mod pieces;
 mod snapshot;
@@ -18,6 +19,7 @@ use parking_lot::Mutex;
 use smallvec::SmallVec;
 
 pub use entry::{EntryRef, Value, ValueRef};
+pub use loader::{Duplicate, Loader};
 pub use locked::{Added, Locked, Shards, Touch};
 pub use snapshot::{EncodeFn, SnapshotWalk, WalkStep};
 pub use table::{Cursor, Place, Table};
@@ -257,22 +259,6 @@ impl Keyspace {
     pub fn reset_stats(&self) {
         self.expired.store(0, Ordering::Relaxed);
         self.shards.iter().for_each(|s| s.lock().stats = ShardStats::default());
-    }
-
-    /// Puts an entry that is being loaded; `false` when the key is there already.
-    pub fn load(&self, db: usize, key: &[u8], value: Value, expires_ms: Option<u64>, access: u32) -> bool {
-        let hash = self.hash(key);
-        let mut shard = self.shards[self.shard_of(hash)].lock();
-        let parity = shard.snapshot.parity();
-        let table = &mut shard.dbs[db];
-        if table.find(hash, key).is_some() {
-            return false;
-        }
-        let mut slot = Slot::new(table::tag(hash), key, value, expires_ms);
-        slot.get_mut().set_parity(parity);
-        slot.get_mut().set_access(access);
-        table.insert(hash, slot, |key| self.hash(key));
-        true
     }
 
     /// No longer asks what [`Locked::watch`] asked.

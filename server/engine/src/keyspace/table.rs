@@ -365,6 +365,8 @@ impl Table {
         let old = std::mem::replace(&mut self.segments[number], Segment::new(depth, first));
         let sibling = self.segments.len();
         self.segments.push(Segment::new(depth, middle));
+        // Each key lies somewhere else in memory: the waits for them overlap.
+        old.buckets.0.iter().flatten().flatten().for_each(Slot::prefetch);
         for slot in old.into_slots() {
             let upper = prefix(rehash(slot.get().key())) >= middle;
             let segment = &mut self.segments[if upper { sibling } else { number }];

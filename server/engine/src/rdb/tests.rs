@@ -1,5 +1,5 @@
 use super::*;
-use crate::keyspace::{ExpiredKeys, KeysView, Keyspace, SnapshotWalk, Value, ValueRef, WalkStep};
+use crate::keyspace::{ExpiredKeys, KeysView, Keyspace, Loader, SnapshotWalk, Value, ValueRef, WalkStep};
 use crate::types::{Hash, Kind, List, Object, Set, ZSet, list::End};
 use crate::{Limits, Rng};
 
@@ -83,14 +83,15 @@ fn file(keyspace: &Keyspace) -> Vec<u8> {
 fn load(bytes: &[u8], limits: &Limits) -> Result<Keyspace, RdbError> {
     let keyspace = Keyspace::new(2, 16, [1, 2]);
     let mut reader = Reader::new(bytes, true, limits)?;
-    let mut db = 0;
+    let (mut loader, mut db) = (Loader::new(&keyspace), 0);
     loop {
         match reader.read()? {
             Event::SelectDb(n) => db = n as usize,
-            Event::Entry { key, value, expires_ms, .. } => {
-                assert!(keyspace.load(db, &key, value, expires_ms, 0));
+            Event::Entry { key, value, expires_ms, .. } => loader.add(db, &key, value, expires_ms, 0).unwrap(),
+            Event::End => {
+                loader.finish().unwrap();
+                return Ok(keyspace);
             }
-            Event::End => return Ok(keyspace),
             Event::Aux(..) | Event::Resize(..) | Event::Function => {}
         }
     }
@@ -100,10 +101,12 @@ fn load(bytes: &[u8], limits: &Limits) -> Result<Keyspace, RdbError> {
 fn a_file_brings_back_the_whole_keyspace_and_a_damaged_one_is_refused() {
     let limits = Limits::default();
     let keyspace = Keyspace::new(4, 16, [3, 4]);
+    let mut loader = Loader::new(&keyspace);
     for (i, object) in objects(&limits).into_iter().enumerate() {
         let at = (i % 3 == 0).then_some(9_999_999_999_999);
-        assert!(keyspace.load(i % 2, format!("key:{i}").as_bytes(), Value::Object(object), at, 0));
+        loader.add(i % 2, format!("key:{i}").as_bytes(), Value::Object(object), at, 0).unwrap();
     }
+    loader.finish().unwrap();
     let bytes = file(&keyspace);
     let back = load(&bytes, &limits).unwrap();
     assert_eq!(digest_of(&back), digest_of(&keyspace));
@@ -123,9 +126,11 @@ fn a_snapshot_is_the_data_as_it_was_at_the_cut_whatever_is_written_meanwhile() {
     for seed in 0..20 {
         let mut rng = Rng::new(seed);
         let keyspace = Keyspace::new(2, 16, [5, 6]);
+        let mut loader = Loader::new(&keyspace);
         for i in 0..3000 {
-            assert!(keyspace.load(0, format!("k{i}").as_bytes(), Value::Str(Box::from(&b"old"[..])), None, 0));
+            loader.add(0, format!("k{i}").as_bytes(), Value::Str(Box::from(&b"old"[..])), None, 0).unwrap();
         }
+        loader.finish().unwrap();
         let want = digest_of(&keyspace);
         let mut walk = SnapshotWalk::begin(&keyspace, &mut keyspace.lock_all(), encode_entry);
         let (mut out, mut scratch) = (Vec::new(), Vec::new());
