@@ -204,6 +204,18 @@ impl Clients {
         self.all.lock().values().cloned().collect()
     }
 
+    /// Ends ordinary connections that wait for nothing and have asked for nothing in so many seconds.
+    pub fn kill_idle(&self, timeout_s: u64) {
+        let now = clock::unix_ms();
+        let is_idle = |c: &&Arc<Client>| {
+            c.kind() == Kind::Normal
+                && !c.blocked.load(Ordering::Relaxed)
+                && c.output.load(Ordering::Relaxed) == 0
+                && now.saturating_sub(c.last_ms.load(Ordering::Relaxed)) > timeout_s * 1000
+        };
+        self.list().iter().filter(is_idle).for_each(|c| c.kill());
+    }
+
     /// Ends every ordinary connection but one.
     pub fn kill_normal(&self, except: u64) {
         self.list().iter().filter(|c| c.kind() == Kind::Normal && c.id != except).for_each(|c| c.kill());

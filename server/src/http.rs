@@ -50,22 +50,31 @@ pub fn start(server: &Arc<Server>) -> Result<(), String> {
     Ok(())
 }
 
-/// Ready: data loaded, role given, and for a replica its link up. Otherwise the reason.
-pub fn readiness(server: &Server) -> Result<(), &'static str> {
+/// Signs of life of its master that may stay away before a replica's data counts as old. A managed one gives its link up
+/// sooner.
+const SILENT_PERIODS_MAX: u64 = 2;
+
+/// Ready: data loaded, role given, and for a replica its link up and its master heard. Otherwise the reason.
+pub fn readiness(server: &Server) -> Result<(), String> {
     let repl = &server.repl;
     if server.loading.load(Ordering::Acquire) {
-        Err("loading the data set")
-    } else if repl.is_awaiting() {
-        Err("awaiting a role from the operator")
-    } else if repl.is_replica() && !repl.link_up() {
-        Err(if repl.link.syncing.load(Ordering::Acquire) {
-            "full resync under way"
-        } else {
-            "the link to the master is down"
-        })
-    } else {
-        Ok(())
+        return Err("loading the data set".into());
     }
+    if repl.is_awaiting() {
+        return Err("awaiting a role from the operator".into());
+    }
+    if !repl.is_replica() {
+        return Ok(());
+    }
+    if !repl.link_up() {
+        let syncing = repl.link.syncing.load(Ordering::Acquire);
+        return Err(if syncing { "full resync under way" } else { "the link to the master is down" }.into());
+    }
+    let silent_s = repl.link.silent_s();
+    if silent_s > SILENT_PERIODS_MAX * server.settings().repl_ping_replica_period as u64 {
+        return Err(format!("nothing was heard of the master for {silent_s} s"));
+    }
+    Ok(())
 }
 
 async fn readyz(State(server): State<Arc<Server>>) -> (StatusCode, String) {

@@ -243,8 +243,7 @@ fn replication(server: &Server, settings: &Settings, out: &mut String) {
         line(out, "master_host", &target.host);
         line(out, "master_port", target.port);
         line(out, "master_link_status", if up { "up" } else { "down" });
-        let io = link.last_io_ms.load(Ordering::Relaxed);
-        line(out, "master_last_io_seconds_ago", if up { ago(io) as i64 } else { -1 });
+        line(out, "master_last_io_seconds_ago", if up { link.silent_s() as i64 } else { -1 });
         line(out, "master_sync_in_progress", flag(syncing));
         line(out, "slave_read_repl_offset", link.read_offset.load(Ordering::Relaxed).max(end));
         line(out, "slave_repl_offset", end);
@@ -253,7 +252,7 @@ fn replication(server: &Server, settings: &Settings, out: &mut String) {
             line(out, "master_sync_total_bytes", total);
             line(out, "master_sync_read_bytes", read);
             line(out, "master_sync_left_bytes", total as i64 - read as i64);
-            line(out, "master_sync_last_io_seconds_ago", ago(io));
+            line(out, "master_sync_last_io_seconds_ago", link.silent_s());
         }
         if !up {
             line(out, "master_link_down_since_seconds", ago(link.down_since_ms.load(Ordering::Relaxed)));
@@ -272,8 +271,8 @@ fn replication(server: &Server, settings: &Settings, out: &mut String) {
     }
     let feeds = repl.feeds();
     line(out, "connected_slaves", feeds.len());
-    if settings.min_replicas_to_write > 0 && !repl.is_replica() {
-        line(out, "min_slaves_good_slaves", repl.good_replicas(settings.min_replicas_max_lag as u64 * 1000));
+    if let Some((_, lag_ms)) = settings.min_replicas() {
+        line(out, "min_slaves_good_slaves", repl.good_replicas(lag_ms));
     }
     let now = clock::monotonic_ms();
     for (i, feed) in feeds.iter().enumerate() {

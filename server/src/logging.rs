@@ -83,16 +83,17 @@ pub fn set_level(level: LogLevel) {
     }
 }
 
-/// Starts logging to standard output, or to a file.
-pub fn start(level: LogLevel, logfile: &str) -> std::io::Result<()> {
+/// Starts logging to a file, or else to standard output.
+pub fn start(level: LogLevel, logfile: Option<&std::path::Path>) -> std::io::Result<()> {
     let (level, handle) = reload::Layer::new(filter(level));
     let lines = tracing_subscriber::fmt::layer().with_ansi(false).event_format(RedisLines);
     let registry = tracing_subscriber::registry().with(level);
-    if logfile.is_empty() {
-        registry.with(lines).init();
-    } else {
-        let file = std::fs::File::options().create(true).append(true).open(logfile)?;
-        registry.with(lines.with_writer(std::sync::Mutex::new(file))).init();
+    match logfile {
+        None => registry.with(lines).init(),
+        Some(path) => {
+            let file = std::fs::File::options().create(true).append(true).open(path)?;
+            registry.with(lines.with_writer(std::sync::Mutex::new(file))).init();
+        }
     }
     // The log of a process is started once; if it ends, nothing is left to change.
     SET_LEVEL.get_or_init(|| Box::new(move |level| drop(handle.reload(level))));

@@ -43,7 +43,8 @@ fn run(args: &[String]) -> Result<(), String> {
     if settings.daemonize && settings.supervised == config::Supervised::No {
         daemonize()?;
     }
-    logging::start(settings.loglevel, &settings.logfile).map_err(|e| format!("Can't open the log file: {e}"))?;
+    let logfile = (!settings.logfile.is_empty()).then(|| settings.in_dir(&settings.logfile));
+    logging::start(settings.loglevel, logfile.as_deref()).map_err(|e| format!("Can't open the log file: {e}"))?;
     let pid = std::process::id();
     tracing::info!(
         "ReplicatedRedis {} is starting: compatible with Redis {}, PID: {pid}",
@@ -68,7 +69,8 @@ fn run(args: &[String]) -> Result<(), String> {
     }
     let (listening, opened) = net::Listening::open(&settings)?;
     if !settings.pidfile.is_empty() {
-        std::fs::write(&settings.pidfile, format!("{pid}\n")).map_err(|e| format!("Can't write the pidfile: {e}"))?;
+        let path = settings.in_dir(&settings.pidfile);
+        std::fs::write(path, format!("{pid}\n")).map_err(|e| format!("Can't write the pidfile: {e}"))?;
     }
     let replicaof = settings.replicaof.0.clone();
     let managed = settings.managed;
@@ -94,7 +96,7 @@ fn end(server: &Arc<Server>, saved: bool) -> Result<(), String> {
     let settings = server.settings();
     for path in [&settings.pidfile, &settings.unixsocket] {
         if !path.is_empty() {
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(settings.in_dir(path));
         }
     }
     tracing::warn!("ReplicatedRedis is now ready to exit, bye bye...");

@@ -29,6 +29,40 @@ fn what_is_not_the_protocol_ends_the_connection_with_redis_s_words() {
 }
 
 #[test]
+fn a_web_page_cannot_make_a_browser_write() {
+    for server in [Server::ours(&["--save", ""]), Server::redis(&["--save", ""])] {
+        for request in [
+            &b"POST / HTTP/1.1\r\nHost: x\r\n\r\nSET stolen 1\r\n"[..],
+            b"GET / HTTP/1.1\r\nHost: x\r\n\r\nSET stolen 1\r\n",
+            b"*2\r\n$4\r\npost\r\n$1\r\n/\r\nSET stolen 1\r\n",
+        ] {
+            let mut conn = server.conn();
+            conn.send_raw(request).unwrap();
+            let closed = (0..5).any(|_| conn.read().is_err());
+            assert!(closed, "{:?}: the connection is closed", String::from_utf8_lossy(request));
+        }
+        assert_eq!(server.conn().text("EXISTS stolen"), "0");
+        assert!(server.log().contains("Possible SECURITY ATTACK detected"), "{}", server.log());
+    }
+}
+
+#[test]
+fn a_cursor_that_no_scan_gave_comes_to_an_end() {
+    let server = Server::ours(&["--save", ""]);
+    let mut conn = server.conn();
+    conn.cmd("SET a 1");
+    for first in ["18446744073709551615", "9223372036854775808", "1099511627775"] {
+        let (mut cursor, mut calls) = (first.to_string(), 0);
+        while cursor != "0" {
+            calls += 1;
+            assert!(calls < 100, "SCAN {first} does not end");
+            let Value::Array(reply) = conn.cmd(&format!("SCAN {cursor}")) else { panic!("SCAN {cursor}") };
+            cursor = reply[0].as_str().expect("a cursor").to_string();
+        }
+    }
+}
+
+#[test]
 fn an_unauthenticated_client_cannot_make_the_server_reserve_memory() {
     let server = Server::ours(&["--save", "", "--requirepass", "secret"]);
     for (bytes, want) in [

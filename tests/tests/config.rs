@@ -70,6 +70,23 @@ fn a_daemon_writes_its_pidfile_and_removes_it_when_it_ends() {
 }
 
 #[test]
+fn files_without_a_folder_are_in_dir() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let port = free_port();
+    let mut command = Command::new(program("replicated-redis-server"));
+    command.args(["--port", &port.to_string(), "--daemonize", "yes", "--dir", &dir.path().to_string_lossy()]);
+    command.args(["--bind", "127.0.0.1", "--pidfile", "own.pid", "--logfile", "own.log", "--unixsocket", "own.sock"]);
+    assert!(command.status().expect("the program runs").success());
+    wait_for("the daemon", Duration::from_secs(20), || Conn::open(port).is_ok());
+    for name in ["own.pid", "own.log", "own.sock"] {
+        assert!(dir.path().join(name).exists(), "{name}");
+    }
+    let _ = Conn::open(port).expect("the daemon").try_call(&["SHUTDOWN", "NOSAVE"]);
+    wait_for("its files to go", Duration::from_secs(20), || !dir.path().join("own.pid").exists());
+    assert!(!dir.path().join("own.sock").exists());
+}
+
+#[test]
 fn debug_is_for_those_whom_the_configuration_names() {
     let ask = |how: &str| {
         let server = Server::ours(&["--enable-debug-command", how]);

@@ -457,6 +457,30 @@ fn role_tells_how_far_a_replica_is_and_a_silent_master_is_given_up() {
 }
 
 #[test]
+fn who_asks_for_nothing_for_too_long_is_let_go_also_if_that_was_decided_later() {
+    for server in [Server::ours(&["--save", ""]), Server::redis(&["--save", ""])] {
+        let (mut idle, mut waiting, mut other) = (server.conn(), server.conn(), server.conn());
+        idle.cmd("PING");
+        waiting.send_raw(b"WAIT 1 5000\r\n").expect("it is sent");
+        other.cmd("CONFIG SET timeout 1");
+        wait_for("the idle connection to go", LONG, || !other.text("CLIENT LIST").contains("cmd=ping"));
+        assert!(idle.try_call(&["PING"]).is_err());
+        assert_eq!(waiting.read().expect("it was not idle"), Value::Int(0));
+    }
+}
+
+#[test]
+fn who_has_no_role_is_no_master() {
+    let server = Server::ours(&["--managed", "yes"]);
+    let mut conn = server.conn();
+    assert_eq!(conn.info("role"), "awaiting");
+    assert_eq!(list(&conn.cmd("ROLE"))[0].as_str(), Some("slave"));
+    let hello = list(&conn.cmd("HELLO 2"));
+    let role = hello.iter().position(|word| word.as_str() == Some("role")).expect("a role");
+    assert_eq!(hello[role + 1].as_str(), Some("replica"));
+}
+
+#[test]
 fn a_client_that_does_not_read_its_replies_is_let_go() {
     let server = Server::ours(&["--client-output-buffer-limit", "normal 1mb 0 0"]);
     let mut conn = server.conn();

@@ -1,8 +1,10 @@
 //! Redis's wire protocol against the real redis-server, in both directions.
 
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use harness::{Conn, Server, assert_same, follow, wait_for};
+use harness::prometheus::http_get;
+use harness::{Conn, Server, assert_same, follow, free_port, wait_for};
 
 const QUIET: &[&str] = &["--save", ""];
 
@@ -211,6 +213,9 @@ fn wait_and_min_replicas_count_who_really_acknowledged() {
     let (master, mut replica) = (Server::ours(QUIET), Server::ours(QUIET));
     let mut m = master.conn();
     assert_eq!(m.text("WAIT 1 10"), "0");
+    m.cmd("CONFIG SET min-replicas-to-write 1 min-replicas-max-lag 0");
+    assert_eq!(m.text("SET a 0"), "OK", "without a lag none is needed");
+    m.cmd("CONFIG SET min-replicas-to-write 0 min-replicas-max-lag 10");
     follow(&replica, &master);
     m.cmd("SET a 1");
     assert_eq!(m.text("WAIT 1 5000"), "1");
@@ -256,6 +261,27 @@ fn a_replica_that_takes_nothing_is_given_up_before_it_fills_the_memory() {
     let replica = Server::ours(QUIET);
     follow(&replica, &master);
     assert_same(&master, &replica);
+}
+
+#[test]
+fn a_replica_is_ready_as_long_as_it_hears_its_master() {
+    let port = free_port();
+    let metrics_port = port.to_string();
+    let args = ["--save", "", "--metrics-port", &metrics_port, "--repl-ping-replica-period", "1"];
+    let (replica, master) = (Server::ours(&args), Server::redis(&["--save", "", "--repl-ping-replica-period", "1"]));
+    let ready = || http_get((Ipv4Addr::LOCALHOST, port).into(), "/readyz").expect("it answers");
+    assert_eq!(ready(), (200, "ok\n".into()), "a master");
+    replica.conn().cmd(&format!("REPLICAOF 127.0.0.1 {}", free_port()));
+    assert_eq!(ready(), (503, "not ready: the link to the master is down\n".into()));
+    follow(&replica, &master);
+    assert_eq!(ready(), (200, "ok\n".into()));
+    master.signal("STOP");
+    wait_for("the silence to be told", Duration::from_secs(20), || ready().0 == 503);
+    assert!(ready().1.starts_with("not ready: nothing was heard of the master for "), "{:?}", ready());
+    assert_eq!(replica.conn().info("master_link_status"), "up", "it may come back");
+    master.signal("CONT");
+    wait_for("the master to be heard", Duration::from_secs(20), || ready().0 == 200);
+    assert_eq!(http_get((Ipv4Addr::LOCALHOST, port).into(), "/livez").expect("it answers"), (200, "ok\n".into()));
 }
 
 #[test]

@@ -66,7 +66,7 @@ fn acl(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
 fn getuser(ctx: &mut ServerCtx<'_>) {
     let out = &mut ctx.session.out;
     if ctx.args.at(2) != DEFAULT.as_bytes() {
-        return out.null_array();
+        return out.null();
     }
     let user = ctx.server.users.default_user();
     out.map(6);

@@ -135,7 +135,7 @@ fn hello(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
         ctx.session.client.resp3.store(protocol == Protocol::Resp3, Ordering::Relaxed);
     }
     let id = ctx.session.client.id;
-    let replica = ctx.server.repl.is_replica();
+    let replica = ctx.server.repl.is_replica() || ctx.server.repl.is_awaiting();
     let out = &mut ctx.session.out;
     out.map(7);
     for (name, value) in [("server", "redis"), ("version", crate::REDIS_VERSION)] {

@@ -195,30 +195,30 @@ fn key_specs(out: &mut Encoder, spec: &Spec) {
     let range = |last: i64, step: i64| [("lastkey", last), ("keystep", step), ("limit", 0)];
     let keynum = [("keynumidx", 0), ("firstkey", 1), ("keystep", 1)];
     match (spec.keys, usage(spec)) {
-        (Keys::None, _) => out.array(0),
+        (Keys::None, _) => out.set(0),
         (Keys::Range { first, last, step }, (flags, None)) => {
             let (first, last) = (i64::from(first), i64::from(last));
-            out.array(1);
+            out.set(1);
             key_spec(out, flags, Some(first), "range", &range(if last < 0 { last } else { last - first }, step.into()));
         }
         (Keys::Range { first, last, step }, (flags, Some(others))) => {
             let (first, last) = (i64::from(first), i64::from(last));
-            out.array(2);
+            out.set(2);
             key_spec(out, flags, Some(first), "range", &range(0, 1));
             let last = if last < 0 { last } else { last - first - 1 };
             key_spec(out, others, Some(first + 1), "range", &range(last, step.into()));
         }
         (Keys::Counted { at, .. }, (flags, None)) => {
-            out.array(1);
+            out.set(1);
             key_spec(out, flags, Some(at.into()), "keynum", &keynum);
         }
         (Keys::Counted { at, extra }, (flags, Some(others))) => {
-            out.array(2);
+            out.set(2);
             key_spec(out, flags, Some(extra.into()), "range", &range(0, 1));
             key_spec(out, others, Some(at.into()), "keynum", &keynum);
         }
         (Keys::Fn(_), (flags, others)) => {
-            out.array(1 + usize::from(others.is_some()));
+            out.set(1 + usize::from(others.is_some()));
             key_spec(out, flags, Some(1), "range", &range(0, 1));
             if let Some(others) = others {
                 key_spec(out, others, None, "unknown", &[]);
@@ -300,7 +300,7 @@ fn command(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
             for name in names.iter() {
                 match registry.find_full(name) {
                     Some(entry) => describe(out, entry),
-                    None => out.null_array(),
+                    None => out.null(),
                 }
             }
         }

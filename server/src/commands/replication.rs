@@ -62,6 +62,15 @@ fn role(ctx: &mut ServerCtx<'_>) -> Result<Next, CommandError> {
     let repl = &ctx.server.repl;
     let end = repl.log.lock().log.end();
     let out = &mut ctx.session.out;
+    if repl.is_awaiting() {
+        // R1: no master, whatever becomes of it; clients that look for one go on looking.
+        out.array(5);
+        [&b"slave"[..], b""].into_iter().for_each(|text| out.bulk(text));
+        out.int(0);
+        out.bulk(b"connect");
+        out.int(-1);
+        return Ok(Next::Continue);
+    }
     if let (Some(target), true) = (repl.target().0, repl.is_replica()) {
         out.array(5);
         out.bulk(b"slave");

@@ -318,6 +318,17 @@ impl Settings {
         SECRET.iter().any(|secret| secret.eq_ignore_ascii_case(name))
     }
 
+    /// How many replicas a master needs for writes, and how long ago each may have been heard, ms; if any are needed.
+    pub fn min_replicas(&self) -> Option<(usize, u64)> {
+        let (count, lag_s) = (self.min_replicas_to_write, self.min_replicas_max_lag);
+        (count > 0 && lag_s > 0).then_some((count as usize, lag_s as u64 * 1000))
+    }
+
+    /// Where a file that a directive names is: relative to `dir`.
+    pub fn in_dir(&self, file: &str) -> std::path::PathBuf {
+        std::path::Path::new(&self.dir).join(file)
+    }
+
     /// Sets what follows from other values; to be called after changes.
     pub fn derive(&mut self) {
         let count = |n: i64| usize::try_from(n).unwrap_or(0);

@@ -31,11 +31,11 @@ pub(super) fn gate(batch: &Batch<'_>, session: &Session, entry: &Entry, args: Ar
         let waits = || write && repl.writes_wait(batch.now_ms());
         gate_slow(batch, flags).map_err(|error| if waits() { Gate::Paused } else { Gate::Error(error) })?;
     }
-    if write && settings.min_replicas_to_write > 0 && !repl.is_replica() {
-        let good = repl.good_replicas(settings.min_replicas_max_lag as u64 * 1000);
-        if good < settings.min_replicas_to_write as usize {
-            return Err(Gate::Error(CommandError::Static("NOREPLICAS Not enough good replicas to write.")));
-        }
+    if let (true, Some((count, lag_ms))) = (write, settings.min_replicas())
+        && !repl.is_replica()
+        && repl.good_replicas(lag_ms) < count
+    {
+        return Err(Gate::Error(CommandError::Static("NOREPLICAS Not enough good replicas to write.")));
     }
     if write && server.persistence.refuses_writes(settings) && !repl.is_replica() {
         return Err(Gate::Error(CommandError::Static(

@@ -190,6 +190,13 @@ fn execute_inner(
 ) -> Next {
     let server = batch.server;
     let Some(entry) = Registry::get().find(args.at(0)) else {
+        if is_http(args.at(0)) {
+            tracing::warn!(
+                "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Redis. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise your Redis instance. Connection from {} aborted.",
+                session.client.addr
+            );
+            return Next::Close;
+        }
         return reject(server, session, None, unknown(args));
     };
     let entry = match (entry.subcommands.is_empty(), args.get(1)) {
@@ -309,6 +316,12 @@ fn shortened(args: Args<'_>) -> Vec<Vec<u8>> {
         out.push(format!("... ({} more arguments)", args.len() - shown).into_bytes());
     }
     out
+}
+
+/// A browser speaks: what follows would be run, with whatever a web page has put there.
+#[cold]
+fn is_http(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"post") || word.eq_ignore_ascii_case(b"host:")
 }
 
 #[cold]

@@ -114,7 +114,7 @@ fn bind(addr: SocketAddr, backlog: i32) -> io::Result<StdListener> {
 }
 
 fn bind_unix(settings: &Settings) -> Result<std::os::unix::net::UnixListener, String> {
-    let path = &settings.unixsocket;
+    let path = &settings.in_dir(&settings.unixsocket);
     let _ = std::fs::remove_file(path);
     let opened = std::os::unix::net::UnixListener::bind(path).and_then(|listener| {
         listener.set_nonblocking(true)?;
@@ -123,7 +123,7 @@ fn bind_unix(settings: &Settings) -> Result<std::os::unix::net::UnixListener, St
         }
         Ok(listener)
     });
-    opened.map_err(|e| format!("Failed opening Unix socket {path}: bind: {e}"))
+    opened.map_err(|e| format!("Failed opening Unix socket {}: bind: {e}", path.display()))
 }
 
 /// Accepts for ever, gives each connection a seat and hands it to its worker.

@@ -13,7 +13,6 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _};
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -223,6 +222,7 @@ impl<S: Stream> Connection<S> {
             loop {
                 let (consumed, broken) = self.parse(start, &settings);
                 if self.work.borrow().frames.is_empty() && broken.is_none() {
+                    self.client.last_ms.store(clock::unix_ms(), Ordering::Relaxed);
                     break;
                 }
                 let end = self.run().await?;
@@ -258,7 +258,6 @@ impl<S: Stream> Connection<S> {
 
     /// Waits for more input and reads it; 0: the connection is over, from either side.
     async fn read(&mut self) -> io::Result<usize> {
-        let mut idle = pin!(idle(self.worker.round.settings().timeout));
         poll_fn(|cx| {
             let read = self.stream.poll_recv(cx, &mut self.work.borrow_mut().input);
             if read.is_ready() {
@@ -268,7 +267,7 @@ impl<S: Stream> Connection<S> {
             if self.client.killed.load(Ordering::Acquire) {
                 return Poll::Ready(Ok(0));
             }
-            idle.as_mut().poll(cx).map(|()| Ok(0))
+            Poll::Pending
         })
         .await
     }
@@ -538,12 +537,4 @@ async fn others_first(wait: Turn) {
         Poll::Pending
     })
     .await;
-}
-
-/// Ends after the idle time-out; never for 0.
-async fn idle(seconds: i64) {
-    match seconds {
-        0 => std::future::pending().await,
-        n => tokio::time::sleep(Duration::from_secs(n as u64)).await,
-    }
 }

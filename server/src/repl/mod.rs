@@ -113,6 +113,13 @@ impl LinkInfo {
     }
 }
 
+impl LinkInfo {
+    /// Since the master was heard.
+    pub fn silent_s(&self) -> u64 {
+        clock::unix_ms().saturating_sub(self.last_io_ms.load(Ordering::Relaxed)) / 1000
+    }
+}
+
 /// What INFO says of the link to the master.
 #[derive(Debug, Default)]
 pub struct LinkInfo {

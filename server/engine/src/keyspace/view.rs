@@ -659,7 +659,7 @@ impl<'a> KeysView<'a> {
             }
         }
         self.delete_expired(&expired);
-        if shard == self.keyspace.shard_count() { 0 } else { (shard as u64) << Cursor::BITS | position.bits() }
+        if shard >= self.keyspace.shard_count() { 0 } else { (shard as u64) << Cursor::BITS | position.bits() }
     }
 
     /// Deletes what was found to be expired, where that is this instance's to do.
