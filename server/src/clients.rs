@@ -49,6 +49,8 @@ pub struct Client {
     pub commands: AtomicU64,
     pub text: Mutex<ClientText>,
     pub killed: AtomicBool,
+    /// It is to look whether it is idle.
+    idle: AtomicBool,
     /// Wakes the connection to see `killed`, where it waits for this or for something else.
     pub wake: Notify,
     /// Its task, which waits for input.
@@ -92,9 +94,27 @@ impl Client {
         self.killed.store(true, Ordering::Release);
         self.wake.notify_waiters();
         self.wake.notify_one();
+        self.wake_task();
+    }
+
+    fn wake_task(&self) {
         if let Some(task) = &*self.task.lock() {
             task.wake_by_ref();
         }
+    }
+
+    /// It has asked for something, or has been answered, just now.
+    pub(crate) fn touch(&self) {
+        self.last_ms.store(clock::unix_ms(), Ordering::Relaxed);
+    }
+
+    fn is_silent_for(&self, timeout_s: u64) -> bool {
+        clock::unix_ms().saturating_sub(self.last_ms.load(Ordering::Relaxed)) > timeout_s * 1000
+    }
+
+    /// To be asked where there is no input: has it been told that it is idle, and is it so?
+    pub(crate) fn is_idle(&self, timeout_s: i64) -> bool {
+        self.idle.swap(false, Ordering::AcqRel) && timeout_s > 0 && self.is_silent_for(timeout_s as u64)
     }
 
     /// The letters of CLIENT LIST.
@@ -180,6 +200,7 @@ impl Clients {
             commands: AtomicU64::new(0),
             text: Mutex::default(),
             killed: AtomicBool::new(false),
+            idle: AtomicBool::new(false),
             wake: Notify::new(),
             task: Mutex::default(),
         });
@@ -204,16 +225,13 @@ impl Clients {
         self.all.lock().values().cloned().collect()
     }
 
-    /// Ends ordinary connections that wait for nothing and have asked for nothing in so many seconds.
-    pub fn kill_idle(&self, timeout_s: u64) {
-        let now = clock::unix_ms();
-        let is_idle = |c: &&Arc<Client>| {
-            c.kind() == Kind::Normal
-                && !c.blocked.load(Ordering::Relaxed)
-                && c.output.load(Ordering::Relaxed) == 0
-                && now.saturating_sub(c.last_ms.load(Ordering::Relaxed)) > timeout_s * 1000
-        };
-        self.list().iter().filter(is_idle).for_each(|c| c.kill());
+    /// Has ordinary connections that have asked for nothing in so many seconds look whether they are idle: if they wait for
+    /// input, and there is none, they end.
+    pub fn wake_idle(&self, timeout_s: u64) {
+        for client in self.list().iter().filter(|c| c.kind() == Kind::Normal && c.is_silent_for(timeout_s)) {
+            client.idle.store(true, Ordering::Release);
+            client.wake_task();
+        }
     }
 
     /// Ends every ordinary connection but one.

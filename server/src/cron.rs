@@ -44,7 +44,7 @@ pub(crate) async fn run(server: &Arc<Server>) {
             last_second = now / 1000;
             server.rates.peak_memory(info::memory_used().0);
             if settings.timeout > 0 {
-                server.clients.kill_idle(settings.timeout as u64);
+                server.clients.wake_idle(settings.timeout as u64);
             }
         }
         persistence::save_if_due(server);

@@ -50,9 +50,10 @@ pub fn start(server: &Arc<Server>) -> Result<(), String> {
     Ok(())
 }
 
-/// Signs of life of its master that may stay away before a replica's data counts as old. A managed one gives its link up
-/// sooner.
-const SILENT_PERIODS_MAX: u64 = 2;
+/// Signs of life of its master that may stay away before a replica's data counts as old; half of the time after which the
+/// link is given up may pass in any case, because the period is the master's setting. One that follows a managed master
+/// gives its link up sooner.
+const SILENT_PERIODS_MAX: i64 = 2;
 
 /// Ready: data loaded, role given, and for a replica its link up and its master heard. Otherwise the reason.
 pub fn readiness(server: &Server) -> Result<(), String> {
@@ -70,8 +71,8 @@ pub fn readiness(server: &Server) -> Result<(), String> {
         let syncing = repl.link.syncing.load(Ordering::Acquire);
         return Err(if syncing { "full resync under way" } else { "the link to the master is down" }.into());
     }
-    let silent_s = repl.link.silent_s();
-    if silent_s > SILENT_PERIODS_MAX * server.settings().repl_ping_replica_period as u64 {
+    let (silent_s, settings) = (repl.link.silent_s(), server.settings());
+    if silent_s > (SILENT_PERIODS_MAX * settings.repl_ping_replica_period).max(settings.repl_timeout / 2) as u64 {
         return Err(format!("nothing was heard of the master for {silent_s} s"));
     }
     Ok(())

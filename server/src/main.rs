@@ -1,5 +1,6 @@
 //! `replicated-redis-server [redis.conf] [--directive value …]`
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -68,6 +69,9 @@ fn run(args: &[String]) -> Result<(), String> {
         tracing::warn!("repl-diskless-load is not for managed instances: they receive a full resync on their disk");
     }
     let (listening, opened) = net::Listening::open(&settings)?;
+    // Where they are now: `dir` may change.
+    let own = [&settings.pidfile, &settings.unixsocket].into_iter().filter(|path| !path.is_empty());
+    let own_files: Vec<PathBuf> = own.map(|path| settings.in_dir(path)).collect();
     if !settings.pidfile.is_empty() {
         let path = settings.in_dir(&settings.pidfile);
         std::fs::write(path, format!("{pid}\n")).map_err(|e| format!("Can't write the pidfile: {e}"))?;
@@ -86,19 +90,14 @@ fn run(args: &[String]) -> Result<(), String> {
     supervise::notify(&server.settings(), "READY=1");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|e| e.to_string())?;
     let saved = runtime.block_on(shutdown::wait(&server)).map_err(|e| format!("Can't listen to signals: {e}"))?;
-    end(&server, saved)
+    end(&server, saved, &own_files)
 }
 
 /// The process is ended from here only.
-fn end(server: &Arc<Server>, saved: bool) -> Result<(), String> {
+fn end(server: &Arc<Server>, saved: bool, own_files: &[PathBuf]) -> Result<(), String> {
     supervise::notify(&server.settings(), "STOPPING=1");
     repl::store_at_shutdown(server, saved);
-    let settings = server.settings();
-    for path in [&settings.pidfile, &settings.unixsocket] {
-        if !path.is_empty() {
-            let _ = std::fs::remove_file(settings.in_dir(path));
-        }
-    }
+    own_files.iter().for_each(|path| _ = std::fs::remove_file(path));
     tracing::warn!("ReplicatedRedis is now ready to exit, bye bye...");
     // The workers hold nothing that needs to be put in order.
     std::process::exit(0)

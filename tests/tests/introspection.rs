@@ -462,7 +462,7 @@ fn who_asks_for_nothing_for_too_long_is_let_go_also_if_that_was_decided_later() 
         let (mut idle, mut waiting, mut other) = (server.conn(), server.conn(), server.conn());
         idle.cmd("PING");
         waiting.send_raw(b"WAIT 1 5000\r\n").expect("it is sent");
-        other.cmd("CONFIG SET timeout 1");
+        other.cmd("CONFIG SET timeout 3");
         wait_for("the idle connection to go", LONG, || !other.text("CLIENT LIST").contains("cmd=ping"));
         assert!(idle.try_call(&["PING"]).is_err());
         assert_eq!(waiting.read().expect("it was not idle"), Value::Int(0));

@@ -267,7 +267,8 @@ fn a_replica_that_takes_nothing_is_given_up_before_it_fills_the_memory() {
 fn a_replica_is_ready_as_long_as_it_hears_its_master() {
     let port = free_port();
     let metrics_port = port.to_string();
-    let args = ["--save", "", "--metrics-port", &metrics_port, "--repl-ping-replica-period", "1"];
+    let args =
+        ["--save", "", "--metrics-port", &metrics_port, "--repl-ping-replica-period", "1", "--repl-timeout", "16"];
     let (replica, master) = (Server::ours(&args), Server::redis(&["--save", "", "--repl-ping-replica-period", "1"]));
     let ready = || http_get((Ipv4Addr::LOCALHOST, port).into(), "/readyz").expect("it answers");
     assert_eq!(ready(), (200, "ok\n".into()), "a master");

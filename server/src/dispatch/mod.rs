@@ -10,7 +10,7 @@ mod redact;
 mod transaction;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use engine::command::{Flags, KeyPositions, Keys};
 use engine::keyspace::{ExpiredKeys, KeyHash, KeysView, Locked, Shards};
@@ -191,10 +191,7 @@ fn execute_inner(
     let server = batch.server;
     let Some(entry) = Registry::get().find(args.at(0)) else {
         if is_http(args.at(0)) {
-            tracing::warn!(
-                "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Redis. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise your Redis instance. Connection from {} aborted.",
-                session.client.addr
-            );
+            warn_of_http(&session.client.addr);
             return Next::Close;
         }
         return reject(server, session, None, unknown(args));
@@ -322,6 +319,20 @@ fn shortened(args: Args<'_>) -> Vec<Vec<u8>> {
 #[cold]
 fn is_http(word: &[u8]) -> bool {
     word.eq_ignore_ascii_case(b"post") || word.eq_ignore_ascii_case(b"host:")
+}
+
+/// Once a minute at most: whoever does it may do it often.
+#[cold]
+fn warn_of_http(addr: &str) {
+    const PERIOD_S: u64 = 60;
+    static NEXT_S: AtomicU64 = AtomicU64::new(0);
+    let now_s = clock::monotonic_ms() / 1000;
+    let due = |next_s| (now_s >= next_s).then_some(now_s + PERIOD_S);
+    if NEXT_S.fetch_update(Ordering::Relaxed, Ordering::Relaxed, due).is_ok() {
+        tracing::warn!(
+            "Possible SECURITY ATTACK detected. It looks like somebody is sending POST or Host: commands to Redis. This is likely due to an attacker attempting to use Cross Protocol Scripting to compromise your Redis instance. Connection from {addr} aborted."
+        );
+    }
 }
 
 #[cold]

@@ -222,7 +222,7 @@ impl<S: Stream> Connection<S> {
             loop {
                 let (consumed, broken) = self.parse(start, &settings);
                 if self.work.borrow().frames.is_empty() && broken.is_none() {
-                    self.client.last_ms.store(clock::unix_ms(), Ordering::Relaxed);
+                    self.client.touch();
                     break;
                 }
                 let end = self.run().await?;
@@ -263,11 +263,10 @@ impl<S: Stream> Connection<S> {
             if read.is_ready() {
                 return read;
             }
-            // Whoever ends the connection wakes this task.
-            if self.client.killed.load(Ordering::Acquire) {
-                return Poll::Ready(Ok(0));
-            }
-            Poll::Pending
+            // Whoever ends the connection, or thinks that it is idle, wakes this task.
+            let over =
+                self.client.killed.load(Ordering::Acquire) || self.client.is_idle(self.worker.round.settings().timeout);
+            if over { Poll::Ready(Ok(0)) } else { Poll::Pending }
         })
         .await
     }
@@ -371,6 +370,7 @@ impl<S: Stream> Connection<S> {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
             let _ = tokio::time::timeout(Duration::from_millis(100), changed).await;
+            self.client.touch();
         }
     }
 
@@ -408,6 +408,7 @@ impl<S: Stream> Connection<S> {
         let written =
             if limited { tokio::time::timeout(Duration::from_secs(soft.seconds), rest).await } else { Ok(rest.await) };
         self.client.output.store(0, Ordering::Relaxed);
+        self.client.touch();
         written.unwrap_or_else(|_| {
             self.over_limit();
             Err(io::ErrorKind::TimedOut.into())
@@ -522,6 +523,7 @@ impl Drop for Blocked<'_> {
     fn drop(&mut self) {
         self.server.stats.blocked.fetch_sub(1, Ordering::Relaxed);
         self.client.blocked.store(false, Ordering::Release);
+        self.client.touch();
     }
 }
 

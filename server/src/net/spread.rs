@@ -25,8 +25,10 @@ const FEWER_AFTER: u32 = 10;
 const IDLE_CPUS_MIN: f64 = 0.5;
 /// Fewer workers serve when each of them had this to do: less than what wakes another one.
 const FULL: f64 = 0.7;
-/// Looks of a trial, beside the one at connections that move.
+/// Looks of a trial, beside the one at connections that move; more, if they saw few commands.
 const TRIAL: u32 = 3;
+const TRIAL_MAX: u32 = 30;
+const TRIAL_COMMANDS: f64 = 300.0;
 /// What more workers have to get done, of what fewer did, to go on.
 const MORE_WORTH: f64 = 1.2;
 /// What fewer workers have to get done, of what more did, to go on.
@@ -36,6 +38,8 @@ const DEAR: f64 = 1.5;
 /// From a trial that came to nothing to the next one; twice as long each time.
 const WAIT_MIN_S: f64 = 4.0;
 const WAIT_MAX_S: f64 = 64.0;
+/// From one that told nothing.
+const WAIT_FOR_LOAD_S: f64 = 1.0;
 
 /// Which workers serve, for all threads.
 #[derive(Debug)]
@@ -105,7 +109,9 @@ impl Watch {
                 let now = Counts { now_s: clock::monotonic_ns() as f64 / 1e9, on_cpu_s, commands };
                 let serving = now.on_cpu_s.len();
                 // The first look after a change is at connections that move.
-                let seen = self.last.as_ref().filter(|last| last.on_cpu_s.len() == serving).map(|last| now.since(last));
+                // Nor is one after CONFIG RESETSTAT of any use.
+                let comparable = |last: &&Counts| last.on_cpu_s.len() == serving && last.commands <= now.commands;
+                let seen = self.last.as_ref().filter(comparable).map(|last| now.since(last));
                 self.last = Some(now);
                 seen.map_or(serving, |seen| self.need.after(&seen, workers, idle_s))
             }
@@ -121,7 +127,7 @@ impl Counts {
     fn since(&self, last: &Self) -> Seen {
         let s = self.now_s - last.now_s;
         let busy = self.on_cpu_s.iter().zip(&last.on_cpu_s).map(|(now, then)| (now - then) / s).collect();
-        Seen { now_s: self.now_s, busy, commands_per_s: self.commands.saturating_sub(last.commands) as f64 / s }
+        Seen { now_s: self.now_s, busy, commands_per_s: (self.commands - last.commands) as f64 / s }
     }
 }
 
@@ -151,6 +157,25 @@ impl Seen {
     }
 }
 
+/// What some looks in a row have seen on average.
+#[derive(Debug, Default, Clone, Copy)]
+struct Mean {
+    looks: u32,
+    commands_per_s: f64,
+    cost_s: f64,
+    busy: f64,
+}
+
+impl Mean {
+    fn add(&mut self, seen: &Seen) {
+        self.looks += 1;
+        let part = 1.0 / f64::from(self.looks);
+        self.commands_per_s += (seen.commands_per_s - self.commands_per_s) * part;
+        self.cost_s += (seen.cost_s() - self.cost_s) * part;
+        self.busy += (seen.busy.iter().sum::<f64>() - self.busy) * part;
+    }
+}
+
 /// The decision, from what was measured.
 #[derive(Debug, Default)]
 struct Need {
@@ -162,7 +187,7 @@ struct Need {
     /// CPU time of a command when fewer workers served last, s.
     cost_s: Option<f64>,
     /// Looks at which a command was dear, without a gap.
-    dear: u32,
+    dear: Mean,
     /// When there may be the next trial, and what was waited for the last one.
     next_trial_s: f64,
     wait_s: f64,
@@ -170,29 +195,19 @@ struct Need {
 
 #[derive(Debug)]
 struct Saturated {
-    looks: u32,
     from_s: f64,
     /// The machine's idle time then.
     idle_from_s: f64,
-    commands_per_s: f64,
+    mean: Mean,
 }
 
 /// More workers, or fewer, for a few looks.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Trial {
-    /// How many served before, and what they did.
+    /// How many served before, and what was seen of them.
     from: usize,
-    before: f64,
-    cost_before_s: f64,
-    looks: u32,
-    commands_per_s: f64,
-    cost_s: f64,
-}
-
-impl Trial {
-    fn new(from: usize, before: f64, cost_before_s: f64) -> Self {
-        Self { from, before, cost_before_s, looks: 0, commands_per_s: 0.0, cost_s: 0.0 }
-    }
+    before: Mean,
+    mean: Mean,
 }
 
 impl Need {
@@ -216,41 +231,46 @@ impl Need {
 
     fn go_on(&mut self, mut trial: Trial, seen: &Seen) -> usize {
         let serving = seen.busy.len();
-        trial.looks += 1;
-        trial.commands_per_s += seen.commands_per_s / f64::from(TRIAL);
-        trial.cost_s += seen.cost_s() / f64::from(TRIAL);
-        if trial.looks < TRIAL {
+        trial.mean.add(seen);
+        let Trial { from, before, mean } = trial;
+        // Ten looks are a second.
+        let commands = mean.commands_per_s * f64::from(mean.looks) / 10.0;
+        if mean.looks < TRIAL || (commands < TRIAL_COMMANDS && mean.looks < TRIAL_MAX) {
             self.trial = Some(trial);
             return serving;
         }
-        let more = serving > trial.from;
-        // The load has gone: that tells nothing.
-        if !seen.is_saturated() && seen.enough() <= serving.min(trial.from) {
-            return serving.min(trial.from);
+        let (more, fewer) = (serving > from, serving.min(from));
+        if mean.busy <= FULL * fewer as f64 {
+            // The load has gone.
+            self.next_trial_s = seen.now_s + WAIT_FOR_LOAD_S;
+            return fewer;
         }
-        if trial.commands_per_s >= trial.before * if more { MORE_WORTH } else { FEWER_WORTH } {
+        if mean.commands_per_s >= before.commands_per_s * if more { MORE_WORTH } else { FEWER_WORTH } {
             self.wait_s = 0.0;
-            self.cost_s = more.then_some(trial.cost_before_s);
+            self.cost_s = more.then_some(before.cost_s);
             return serving;
         }
         self.wait_s = (2.0 * self.wait_s).clamp(WAIT_MIN_S, WAIT_MAX_S);
         self.next_trial_s = seen.now_s + self.wait_s;
         if !more {
-            self.cost_s = Some(trial.cost_s);
+            self.cost_s = Some(mean.cost_s);
         }
-        trial.from
+        from
     }
 
     /// Half of them, where a command has become dear.
     fn fewer_on_trial(&mut self, seen: &Seen) -> Option<usize> {
         let serving = seen.busy.len();
         let dear = serving > 1 && self.cost_s.is_some_and(|cost_s| seen.cost_s() > DEAR * cost_s);
-        self.dear = if dear { self.dear + 1 } else { 0 };
-        if self.dear < MORE_AFTER {
+        if !dear {
+            self.dear = Mean::default();
             return None;
         }
-        self.dear = 0;
-        self.trial = Some(Trial::new(serving, seen.commands_per_s, seen.cost_s()));
+        self.dear.add(seen);
+        if self.dear.looks < MORE_AFTER {
+            return None;
+        }
+        self.trial = Some(Trial { from: serving, before: std::mem::take(&mut self.dear), mean: Mean::default() });
         Some(serving.div_ceil(2))
     }
 
@@ -263,22 +283,20 @@ impl Need {
         }
         let Some(idle_s) = idle_s() else { return Some(workers) };
         let Some(saturated) = &mut self.saturated else {
-            let (from_s, idle_from_s) = (seen.now_s, idle_s);
-            self.saturated = Some(Saturated { looks: 0, from_s, idle_from_s, commands_per_s: 0.0 });
+            self.saturated = Some(Saturated { from_s: seen.now_s, idle_from_s: idle_s, mean: Mean::default() });
             return None;
         };
-        saturated.looks += 1;
-        saturated.commands_per_s += seen.commands_per_s / f64::from(MORE_AFTER);
-        if saturated.looks < MORE_AFTER {
+        saturated.mean.add(seen);
+        if saturated.mean.looks < MORE_AFTER {
             return None;
         }
         let idle_cpus = (idle_s - saturated.idle_from_s) / (seen.now_s - saturated.from_s);
-        let before = saturated.commands_per_s;
+        let before = saturated.mean;
         self.saturated = None;
         if idle_cpus < IDLE_CPUS_MIN {
             return None;
         }
-        self.trial = Some(Trial::new(serving, before, seen.cost_s()));
+        self.trial = Some(Trial { from: serving, before, mean: Mean::default() });
         Some((serving + (idle_cpus.round() as usize).clamp(1, serving)).min(workers))
     }
 }
@@ -395,7 +413,18 @@ mod tests {
         let mut machine = Machine::new(2, 1, 1.0);
         machine.look(&[0.9], 1e5, 4);
         assert_eq!(machine.look(&[0.1, 0.0], 1e4, 3), [2, 2, 1]);
-        assert_eq!(machine.look(&[0.9], 1e5, 4), [1, 1, 1, 2], "no wait");
+        assert_eq!(machine.look(&[0.9], 1e5, 13)[9..], [1, 1, 1, 2], "it is tried again soon");
+    }
+
+    #[test]
+    fn a_trial_sees_some_commands() {
+        let mut machine = Machine::new(2, 1, 1.0);
+        machine.look(&[0.9], 100.0, 4);
+        assert_eq!(machine.look(&[0.9, 0.9], 105.0, 28)[27], 2, "it is not over yet");
+        assert_eq!(machine.look(&[0.9, 0.9], 105.0, 1), [1]);
+        let mut machine = Machine::new(2, 1, 1.0);
+        machine.look(&[0.9], 10.0, 4);
+        assert_eq!(machine.look(&[0.9, 0.9], 9.0, 30)[29], 1, "not for ever");
     }
 
     #[test]

@@ -131,8 +131,9 @@ impl Link<'_> {
         if n == 0 {
             return Err(io::Error::from(ErrorKind::UnexpectedEof).into());
         }
-        self.machine.on_read(clock::monotonic_ms());
-        self.server.repl.link.last_io_ms.store(clock::unix_ms(), Ordering::Relaxed);
+        let now_ms = clock::monotonic_ms();
+        self.machine.on_read(now_ms);
+        self.server.repl.link.heard_ms.store(now_ms, Ordering::Relaxed);
         self.server.stats.replica_input_bytes.fetch_add(n as u64, Ordering::Relaxed);
         self.server.stats.input_bytes.fetch_add(n as u64, Ordering::Relaxed);
         Ok(())
@@ -195,6 +196,8 @@ impl Link<'_> {
                 role.on_attached(end);
             }
         }
+        // What was received has been loaded meanwhile.
+        self.server.repl.link.heard_ms.store(clock::monotonic_ms(), Ordering::Relaxed);
         self.server.repl.link.up.store(true, Ordering::Release);
         tracing::info!("MASTER <-> REPLICA sync: streaming from {}:{}", self.target.host, self.target.port);
         self.apply(stream_db).await

@@ -116,7 +116,7 @@ impl LinkInfo {
 impl LinkInfo {
     /// Since the master was heard.
     pub fn silent_s(&self) -> u64 {
-        clock::unix_ms().saturating_sub(self.last_io_ms.load(Ordering::Relaxed)) / 1000
+        clock::monotonic_ms().saturating_sub(self.heard_ms.load(Ordering::Relaxed)) / 1000
     }
 }
 
@@ -127,7 +127,8 @@ pub struct LinkInfo {
     pub syncing: AtomicBool,
     /// A [`Phase`] up to the handshake.
     phase: AtomicU8,
-    pub last_io_ms: AtomicU64,
+    /// When the master was heard, monotonic.
+    pub heard_ms: AtomicU64,
     pub down_since_ms: AtomicU64,
     pub sync_read: AtomicU64,
     pub sync_total: AtomicU64,

@@ -1,4 +1,4 @@
-//! A vector that grows without moving what is in it: a piece is added, and nothing is copied.
+//! A vector whose growth never costs more than a piece of it: beyond the first piece nothing is moved, a piece is added.
 
 use std::ops::{Index, IndexMut};
 
