@@ -11,7 +11,7 @@ use harness::wait_for;
 use crate::rolling_update::UNHURRIED;
 
 pub(super) const CASES: &[Case] =
-    &[Case { name: "config", needs: Needs::Namespace, limit: Duration::from_secs(240), run: config }];
+    &[Case { name: "config", needs: Needs::Namespace, limit: Duration::from_secs(480), run: config }];
 
 const LIMIT: Duration = Duration::from_secs(90);
 

@@ -9,7 +9,7 @@ use harness::wait_for;
 use crate::node_loss::APART;
 
 pub(super) const CASES: &[Case] =
-    &[Case { name: "drain", needs: Needs::Nodes, limit: Duration::from_secs(240), run: drain }];
+    &[Case { name: "drain", needs: Needs::Nodes, limit: Duration::from_secs(480), run: drain }];
 
 const LIMIT: Duration = Duration::from_secs(60);
 

@@ -11,7 +11,7 @@ use harness::{Conn, wait_for};
 use crate::plugin::rr_ok;
 
 pub(super) const CASES: &[Case] =
-    &[Case { name: "external_master", needs: Needs::Namespace, limit: Duration::from_secs(240), run: external_master }];
+    &[Case { name: "external_master", needs: Needs::Namespace, limit: Duration::from_secs(480), run: external_master }];
 
 const LIMIT: Duration = Duration::from_secs(60);
 

@@ -8,7 +8,7 @@ use harness::cluster::witness::now_us;
 use harness::cluster::{Case, Needs, Scene, Store, Witness, until};
 
 pub(super) const CASES: &[Case] = &[
-    Case { name: "failover", needs: Needs::Namespace, limit: Duration::from_secs(240), run: failover },
+    Case { name: "failover", needs: Needs::Namespace, limit: Duration::from_secs(480), run: failover },
     Case {
         name: "failover_without_operator",
         needs: Needs::Cluster,
@@ -16,7 +16,7 @@ pub(super) const CASES: &[Case] = &[
         run: without_operator,
     },
     // The last of the suite, when nothing else runs: it measures.
-    Case { name: "failover_times", needs: Needs::Cluster, limit: Duration::from_secs(240), run: times },
+    Case { name: "failover_times", needs: Needs::Cluster, limit: Duration::from_secs(480), run: times },
 ];
 
 /// How often each change is measured.

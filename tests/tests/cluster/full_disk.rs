@@ -14,7 +14,7 @@ use harness::wait_for;
 use crate::rolling_update::UNHURRIED;
 
 pub(super) const CASES: &[Case] =
-    &[Case { name: "full_disk", needs: Needs::Namespace, limit: Duration::from_secs(240), run: full_disk }];
+    &[Case { name: "full_disk", needs: Needs::Namespace, limit: Duration::from_secs(480), run: full_disk }];
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// Of each volume, MiB: the clients' lists stay below 1.

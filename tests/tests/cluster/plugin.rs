@@ -7,7 +7,7 @@ use harness::cluster::{Case, Needs, Scene};
 use harness::{program, wait_for};
 
 pub(super) const CASES: &[Case] =
-    &[Case { name: "plugin", needs: Needs::Namespace, limit: Duration::from_secs(240), run: plugin }];
+    &[Case { name: "plugin", needs: Needs::Namespace, limit: Duration::from_secs(480), run: plugin }];
 
 const LIMIT: Duration = Duration::from_secs(60);
 

@@ -13,7 +13,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "rolling_update_of_the_operator",
         needs: Needs::Cluster,
-        limit: Duration::from_secs(240),
+        limit: Duration::from_secs(480),
         run: of_the_operator,
     },
 ];

@@ -13,7 +13,7 @@ use harness::{Conn, wait_for};
 use parking_lot::Mutex;
 
 pub(super) const CASES: &[Case] =
-    &[Case { name: "secret_rotation", needs: Needs::Namespace, limit: Duration::from_secs(240), run: rotation }];
+    &[Case { name: "secret_rotation", needs: Needs::Namespace, limit: Duration::from_secs(480), run: rotation }];
 
 /// The steps in between must fit into the overlap, also on a machine that is busy.
 const SPEC: &str = "{replicas: 2, durability: {writeQuorum: 1}, storage: {size: 64Mi}, \

@@ -11,8 +11,8 @@ use harness::wait_for;
 use crate::rolling_update::UNHURRIED;
 
 pub(super) const CASES: &[Case] = &[
-    Case { name: "storage_lost_claim", needs: Needs::Namespace, limit: Duration::from_secs(240), run: lost_claim },
-    Case { name: "storage_growth", needs: Needs::Namespace, limit: Duration::from_secs(240), run: growth },
+    Case { name: "storage_lost_claim", needs: Needs::Namespace, limit: Duration::from_secs(480), run: lost_claim },
+    Case { name: "storage_growth", needs: Needs::Namespace, limit: Duration::from_secs(480), run: growth },
 ];
 
 const LIMIT: Duration = Duration::from_secs(90);

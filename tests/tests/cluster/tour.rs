@@ -6,7 +6,7 @@ use std::time::Duration;
 use harness::cluster::{Case, Needs, Scene};
 
 pub(super) const CASES: &[Case] =
-    &[Case { name: "tour", needs: Needs::Namespace, limit: Duration::from_secs(240), run: tour }];
+    &[Case { name: "tour", needs: Needs::Namespace, limit: Duration::from_secs(480), run: tour }];
 
 fn tour(scene: &Scene<'_>) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
