@@ -7,9 +7,9 @@ cd "$(dirname "$0")"
 for pid in "$run"/pid/node*; do
 	[ ! -e "$pid" ] || ./node.sh kill "${pid##*node}"
 done
-# Nothing is kept, so nobody is asked nicely.
+# Nothing is kept, so nobody is asked nicely. A program and the shell that keeps it are one session's only group.
 for pid in "$run"/pid/*; do
-	[ ! -e "$pid" ] || kill -9 "$(cat "$pid")" 2>/dev/null
+	[ ! -e "$pid" ] || kill -9 -- "-$(cat "$pid")" 2>/dev/null
 done
 ip link del rr0 2>/dev/null
 [ ! -e "$run/sysctl" ] || sysctl -qp "$run/sysctl"

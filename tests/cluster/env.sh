@@ -9,12 +9,26 @@ run=${RR_CLUSTER_DIR:-$cache/cluster}
 api=10.10.0.1
 export PATH=$run/bin:$PATH
 
-# wait_for SECONDS WHAT COMMAND...: until the command succeeds.
+# wait_for WHAT COMMAND...: until the command succeeds. A guard against hanging: a busy machine takes a multiple of the
+# usual seconds. What the command says, and the logs' last lines, are shown when it is in vain.
 wait_for() {
-	local end=$((SECONDS + $1)) what=$2
-	shift 2
-	until "$@" >/dev/null 2>&1; do
-		[ $SECONDS -lt $end ] || { echo "waited in vain for $what; logs are in $run/log" >&2; return 1; }
+	local end=$((SECONDS + 300)) what=$1 said log
+	shift
+	until said=$("$@" 2>&1); do
+		if [ $SECONDS -ge $end ]; then
+			echo "waited in vain for $what: $said" >&2
+			for log in "$run"/log/*.log; do printf '\n%s:\n' "$log" && tail -n 8 "$log" | cut -c-400; done >&2
+			return 1
+		fi
 		sleep 0.1
+	done
+}
+
+# keep COMMAND...: again and again, as a service manager does. kube-controller-manager, for one, ends when it has not met
+# the API server within ten seconds.
+keep() {
+	while :; do
+		"$@" || echo "$1 has ended with status $?"
+		sleep 1
 	done
 }

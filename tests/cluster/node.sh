@@ -35,7 +35,7 @@ up() {
 	setsid nice -n -10 unshare --net --mount --pid --uts --ipc --fork --kill-child --mount-proc \
 		./node.sh init "$n" >"$run/log/$name.log" 2>&1 </dev/null &
 	echo $! >"$run/pid/$name"
-	wait_for 10 "$name's namespaces" test -e "$disk/started"
+	wait_for "$name's namespaces" test -e "$disk/started"
 	rm "$disk/started"
 	ip link add "rrveth$n" type veth peer name eth0 netns "$(first)"
 	ip link set "rrveth$n" master rr0 up
@@ -113,7 +113,7 @@ init() {
 	done
 	mkdir -p /run/netns /run/lock
 	touch "$disk/started"
-	wait_for 10 "eth0" ip link set eth0 up
+	wait_for "eth0" ip link set eth0 up
 	ip link set lo up
 	ip addr add "10.10.0.1$n/24" dev eth0
 	ip route add default via $api
@@ -123,11 +123,11 @@ init() {
 	sysctl -qw net.ipv4.ip_forward=1
 	configure
 	containerd -c "$disk/containerd.toml" >"$run/log/$name-containerd.log" 2>&1 &
-	wait_for 30 containerd ctr version
+	wait_for containerd ctr version
 	for image in "$run"/images/*.tar; do ctr -n k8s.io images import "$image"; done
-	kubelet --config "$disk/kubelet.yaml" --kubeconfig "$run/keys/$name.conf" --hostname-override "$name" \
+	keep kubelet --config "$disk/kubelet.yaml" --kubeconfig "$run/keys/$name.conf" --hostname-override "$name" \
 		--node-ip "10.10.0.1$n" >"$run/log/$name-kubelet.log" 2>&1 &
-	kube-proxy --config "$disk/proxy.yaml" >"$run/log/$name-proxy.log" 2>&1 &
+	keep kube-proxy --config "$disk/proxy.yaml" >"$run/log/$name-proxy.log" 2>&1 &
 	wait
 }
 

@@ -14,11 +14,9 @@ SECONDS=0
 mkdir -p "$run"/{bin,pid,log,keys,images,volumes}
 ln -sf "$control"/* "$node"/* "$dns"/* "$run/bin/"
 
-start() { # NAME COMMAND...: in the background, beyond the end of this script
-	local name=$1
-	shift
-	setsid nice -n -10 "$@" >"$run/log/$name.log" 2>&1 </dev/null &
-	echo $! >"$run/pid/$name"
+start() { # PROGRAM ARGUMENT...: in the background, beyond the end of this script
+	setsid nice -n -10 bash -c '. ./env.sh; keep "$@"' keep "$@" >"$run/log/$1.log" 2>&1 </dev/null &
+	echo $! >"$run/pid/$1"
 }
 
 # ---- who is who: a token for each client, certificates where TLS needs them --------------------
@@ -72,10 +70,10 @@ sysctl vm.overcommit_memory vm.panic_on_oom kernel.panic kernel.panic_on_oops >"
 
 # ---- control plane ------------------------------------------------------------------------------
 etcd=http://127.0.0.1:12379
-start etcd etcd --data-dir "$run/etcd" --unsafe-no-fsync --log-level warn \
+start etcd --data-dir "$run/etcd" --unsafe-no-fsync --log-level warn \
 	--listen-client-urls $etcd --advertise-client-urls $etcd --listen-peer-urls http://127.0.0.1:12380 \
 	--initial-advertise-peer-urls http://127.0.0.1:12380 --initial-cluster default=http://127.0.0.1:12380
-start kube-apiserver kube-apiserver --etcd-servers $etcd --bind-address $api --advertise-address $api \
+start kube-apiserver --etcd-servers $etcd --bind-address $api --advertise-address $api \
 	--service-cluster-ip-range 10.96.0.0/16 --allow-privileged \
 	--authorization-mode Node,RBAC --enable-admission-plugins NodeRestriction \
 	--token-auth-file "$keys/tokens.csv" --client-ca-file "$keys/ca.crt" \
@@ -86,12 +84,12 @@ start kube-apiserver kube-apiserver --etcd-servers $etcd --bind-address $api --a
 	--service-account-key-file "$keys/service-accounts.key" \
 	--service-account-signing-key-file "$keys/service-accounts.key" \
 	--default-not-ready-toleration-seconds 10 --default-unreachable-toleration-seconds 10
-start kube-controller-manager kube-controller-manager --kubeconfig "$keys/controller-manager.conf" \
+start kube-controller-manager --kubeconfig "$keys/controller-manager.conf" \
 	--bind-address 127.0.0.1 --leader-elect=false --use-service-account-credentials \
 	--root-ca-file "$keys/ca.crt" --service-account-private-key-file "$keys/service-accounts.key" \
 	--node-monitor-period 2s --node-monitor-grace-period 20s
-start kube-scheduler kube-scheduler --kubeconfig "$keys/scheduler.conf" --bind-address 127.0.0.1 --leader-elect=false
-start volume-provisioner volume-provisioner --kubeconfig "$keys/admin.conf" --root "$run/volumes"
+start kube-scheduler --kubeconfig "$keys/scheduler.conf" --bind-address 127.0.0.1 --leader-elect=false
+start volume-provisioner --kubeconfig "$keys/admin.conf" --root "$run/volumes"
 
 # ---- images (while the API server starts), nodes, what runs in the cluster ------------------------
 target=../../target/${PROFILE:-release}
@@ -104,12 +102,12 @@ done
 ./image.sh "$run/images/redis-server.tar" "localhost/redis-server:$tag" "$(command -v redis-server)"
 ./image.sh "$run/images/client.tar" "localhost/replicated-redis-client:$tag" "$(command -v redis-cli)" "$(command -v busybox)"
 for ((n = 1; n <= nodes; n++)); do ./node.sh up $n; done
-wait_for 60 "the API server" kubectl get --raw /readyz
-wait_for 60 "addons.yaml to be taken" kubectl apply --server-side -f addons.yaml
+wait_for "the API server" kubectl get --raw /readyz
+wait_for "addons.yaml to be taken" kubectl apply --server-side -f addons.yaml
 for ((n = 1; n <= nodes; n++)); do
-	wait_for 60 "node$n" kubectl wait --for condition=Ready node/node$n --timeout 1s
+	wait_for "node$n" kubectl wait --for condition=Ready node/node$n --timeout 1s
 done
 # A namespace takes pods once it has its service account.
-wait_for 60 "the default service account" kubectl get serviceaccount default
-wait_for 90 "the cluster's DNS" kubectl -n kube-system rollout status deployment/coredns --timeout 5s
+wait_for "the default service account" kubectl get serviceaccount default
+wait_for "the cluster's DNS" kubectl -n kube-system rollout status deployment/coredns --timeout 5s
 echo "up after $SECONDS s:  export KUBECONFIG=$KUBECONFIG PATH=$run/bin:\$PATH"
