@@ -231,8 +231,12 @@ impl Server {
         }
         logging::set_level(settings.loglevel);
         self.repl.resize_log(&settings);
+        let login_changed = moved(|s| s.masteruser.clone()) || moved(|s| s.masterauth.clone());
         *current = Arc::new(settings);
         self.settings_version.fetch_add(1, Ordering::AcqRel);
+        if login_changed {
+            self.repl.target_changed.notify_one();
+        }
         Ok(())
     }
 

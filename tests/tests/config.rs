@@ -127,3 +127,80 @@ fn a_backlog_for_which_nobody_comes_back_is_given_up_and_comes_back_with_a_repli
     follow(&again, &master);
     assert_eq!((conn.info("repl_backlog_active").as_str(), again.conn().text("GET b").as_str()), ("1", "2"));
 }
+
+/// This machine's address beyond the loopback interface, if it has one.
+fn outer_address() -> Option<std::net::IpAddr> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    socket.connect("192.0.2.1:9").ok()?;
+    Some(socket.local_addr().ok()?.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}
+
+#[test]
+fn without_a_password_only_this_machine_is_let_in() {
+    let Some(ip) = outer_address() else { return println!("this machine has the loopback interface only") };
+    for start in [Server::ours as fn(&[&str]) -> Server, Server::redis] {
+        let server = start(&["--bind", "0.0.0.0"]);
+        let from_outside = || -> String {
+            let mut conn = Conn::open_at((ip, server.port).into()).expect("it accepts before it refuses");
+            conn.try_call(&["PING"]).map_or_else(|error| error.to_string(), |reply| reply.to_string())
+        };
+        let refused = from_outside();
+        assert!(refused.starts_with("(error) DENIED Redis is running in protected mode"), "{refused}");
+        server.conn().cmd("CONFIG SET protected-mode no");
+        assert_eq!(from_outside(), "PONG");
+        let mut inside = server.conn();
+        inside.cmd("CONFIG SET protected-mode yes");
+        inside.cmd("CONFIG SET requirepass secret");
+        assert!(from_outside().contains("NOAUTH"), "with a password, the password decides");
+    }
+}
+
+#[test]
+fn an_rdb_file_is_written_as_the_parameters_say_and_read_whatever_they_say() {
+    let text = "compressible ".repeat(500);
+    for (compression, checksum) in [("yes", "yes"), ("yes", "no"), ("no", "yes"), ("no", "no")] {
+        let mut server = Server::ours(&["--rdbcompression", compression, "--rdbchecksum", checksum]);
+        server.conn().call(&["SET", "key", &text]);
+        server.shutdown("SAVE");
+        let file = std::fs::read(server.dir.path().join("dump.rdb")).expect("it has saved");
+        let plain = file.windows(text.len()).any(|part| part == text.as_bytes());
+        assert_eq!(plain, compression == "no", "{} bytes", file.len());
+        assert_eq!(file.ends_with(&[0; 8]), checksum == "no");
+        server.run();
+        assert_eq!(server.conn().text("GET key"), text);
+        let redis = Server::redis(&["--save", ""]);
+        std::fs::copy(server.dir.path().join("dump.rdb"), redis.dir.path().join("dump.rdb")).expect("a copy");
+        assert_eq!(redis.conn().text("DEBUG RELOAD NOSAVE"), "OK", "redis-server reads it");
+        assert_eq!(redis.conn().text("GET key"), text);
+    }
+}
+
+/// Seconds until this machine asks whether the peer of this end of a connection still lives, by the kernel's table.
+fn keepalive_s(local: u16, peer: u16) -> Option<u64> {
+    const KEEPALIVE: &str = "02";
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's table");
+    let row = table
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|row| row[1].ends_with(&format!(":{local:04X}")) && row[2].ends_with(&format!(":{peer:04X}")))?;
+    let (timer, jiffies) = row[5].split_once(':')?;
+    // USER_HZ is 100 on every Linux.
+    (timer == KEEPALIVE).then(|| u64::from_str_radix(jiffies, 16).expect("a number") / 100)
+}
+
+#[test]
+fn silent_connections_are_asked_whether_they_live_as_often_as_the_parameter_says() {
+    for (seconds, expected) in [("300", Some(250..=300)), ("77", Some(60..=77)), ("0", None)] {
+        let server = Server::ours(&["--tcp-keepalive", seconds]);
+        let mut conn = server.conn();
+        let info = conn.text("CLIENT INFO");
+        let peer = info.split_once("addr=127.0.0.1:").and_then(|(_, rest)| rest.split_once(' ')).expect("an address").0;
+        let peer: u16 = peer.parse().expect("a port");
+        // The timer of the reply's transmission comes first.
+        let settled = || {
+            keepalive_s(server.port, peer)
+                .map_or(expected.is_none(), |s| expected.as_ref().is_some_and(|e| e.contains(&s)))
+        };
+        wait_for(&format!("the timer of tcp-keepalive {seconds}"), Duration::from_secs(20), settled);
+    }
+}

@@ -98,6 +98,8 @@ pub struct Batch<'s> {
     /// End of the log behind what was appended last; 0 if nothing was.
     end: u64,
     counted: Option<(&'static Entry, u64, u64)>,
+    /// Commands that were run, not those that were rejected.
+    commands: u64,
     /// Durations of the counted ones, by bucket.
     spread: [u8; latency::BUCKETS],
     changes: u64,
@@ -123,6 +125,7 @@ impl<'s> Batch<'s> {
             waiting: Waiting { bytes: buffer, ..Waiting::default() },
             end: 0,
             counted: None,
+            commands: 0,
             spread: [0; latency::BUCKETS],
             changes: 0,
         }
@@ -290,6 +293,7 @@ impl<'s> Batch<'s> {
     /// A command has ended: returns how long it took, ns.
     #[inline]
     pub(super) fn count(&mut self, entry: &'static Entry) -> u64 {
+        self.commands += 1;
         let now_ns = clock::monotonic_ns();
         let nanos = now_ns.saturating_sub(std::mem::replace(&mut self.now_ns, now_ns));
         match &mut self.counted {
@@ -306,7 +310,13 @@ impl<'s> Batch<'s> {
         nanos
     }
 
-    pub(super) fn settle_count(&mut self) {
+    /// What was counted is seen by others.
+    pub(super) fn settle_counts(&mut self) {
+        self.settle_count();
+        self.server.stats.commands.fetch_add(std::mem::take(&mut self.commands), Ordering::Relaxed);
+    }
+
+    fn settle_count(&mut self) {
         if let Some((entry, calls, nanos)) = self.counted.take() {
             entry.stats.add(calls, nanos);
             if self.settings.latency_tracking {
@@ -319,7 +329,7 @@ impl<'s> Batch<'s> {
     /// Everything is in the log and nothing is locked. Sessions that were in the batch are to be settled.
     pub fn end(&mut self) -> Vec<u8> {
         self.release();
-        self.settle_count();
+        self.settle_counts();
         std::mem::take(&mut self.waiting.bytes)
     }
 

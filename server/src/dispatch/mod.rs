@@ -254,7 +254,7 @@ fn execute_inner(
             // It may look at the keyspace, at the counters and at its place in the log by itself.
             batch.release();
             batch.settle(session);
-            batch.settle_count();
+            batch.settle_counts();
             match spec.name {
                 "multi" | "exec" | "discard" | "watch" | "unwatch" => transaction(batch, session, spec.name, args),
                 _ => run_server(batch, session, entry, run, args, None),
@@ -521,6 +521,9 @@ fn run_locked(
     let expired = expired_keys_for(batch, session.origin, entry);
     let mut keys = KeysView::new(&batch.server.keyspace, locked, limits, session.db, expired, now_ms);
     keys.hint_hashes(hashes);
+    if !entry.spec.flags.contains(Flags::WRITE) {
+        keys.count_lookups();
+    }
     if session.client.no_touch.load(Ordering::Relaxed) && entry.spec.name != "touch" {
         keys.leave_access_times();
     }

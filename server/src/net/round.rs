@@ -34,7 +34,8 @@ struct Frame {
     start: usize,
     len: usize,
     spans: (usize, usize),
-    inline: Option<OwnedArgs>,
+    /// Number of the inline request that it is.
+    inline: Option<usize>,
     /// Of the first argument.
     hash: u64,
 }
@@ -46,6 +47,8 @@ pub(super) struct Work {
     pub input: Vec<u8>,
     pub frames: Frames,
     spans: Vec<Span>,
+    /// Inline requests, which were unquoted.
+    inline: Vec<OwnedArgs>,
     /// Requests that have been run.
     at: usize,
     /// What the connection has to do now.
@@ -68,13 +71,15 @@ impl Frames {
 
 impl Work {
     pub(super) fn new(session: Session, input: Vec<u8>) -> Self {
-        Self { session, input, frames: Frames::default(), spans: Vec::new(), at: 0, next: Next::Continue }
+        let (frames, spans, inline) = (Frames::default(), Vec::new(), Vec::new());
+        Self { session, input, frames, spans, inline, at: 0, next: Next::Continue }
     }
 
     /// No requests yet.
     pub(super) fn begin(&mut self) {
         self.frames.0.clear();
         self.spans.clear();
+        self.inline.clear();
         self.at = 0;
     }
 
@@ -82,6 +87,7 @@ impl Work {
     pub(super) fn give_back(&mut self) {
         self.frames = Frames::default();
         self.spans = Vec::new();
+        self.inline = Vec::new();
         self.at = 0;
     }
 
@@ -99,7 +105,8 @@ impl Work {
     }
 
     pub(super) fn push_inline(&mut self, start: usize, len: usize, args: OwnedArgs) {
-        self.frames.0.push(Frame { start, len, spans: (0, 0), inline: Some(args), hash: 0 });
+        self.frames.0.push(Frame { start, len, spans: (0, 0), inline: Some(self.inline.len()), hash: 0 });
+        self.inline.push(args);
     }
 
     /// Have all its requests been run?
@@ -114,14 +121,13 @@ impl Work {
         self.frames.0[self.at..].iter().map(move |f| Touch { db, hash: f.hash, args: args(f) })
     }
 
-    /// Runs its requests, up to one after which the connection has something to do, or that is put off; returns how many.
-    fn run(&mut self, batch: &mut Batch<'_>) -> usize {
+    /// Runs its requests, up to one after which the connection has something to do, or that is put off.
+    fn run(&mut self, batch: &mut Batch<'_>) {
         // Another connection of the round may have ended this one.
         if self.session.client.killed.load(Ordering::Acquire) {
             self.next = Next::Close;
-            return 0;
+            return;
         }
-        let begun = self.at;
         let mut next = Next::Continue;
         let hard = batch.settings.client_output_buffer_limit.normal.hard;
         let client = &self.session.client;
@@ -129,8 +135,8 @@ impl Work {
         client.input_free.store(self.input.capacity() - self.input.len(), Ordering::Relaxed);
         while let (Next::Continue, Some(frame)) = (&next, self.frames.0.get(self.at)) {
             let bytes = &self.input[frame.start..frame.start + frame.len];
-            let (args, raw) = match &frame.inline {
-                Some(args) => (args.as_args(), None),
+            let (args, raw) = match frame.inline {
+                Some(number) => (self.inline[number].as_args(), None),
                 None => (Args::new(bytes, &self.spans[frame.spans.0..frame.spans.1]), Some(bytes)),
             };
             if !args.is_empty() {
@@ -146,7 +152,6 @@ impl Work {
         client.last.store(self.session.last, Ordering::Relaxed);
         client.input.store(0, Ordering::Relaxed);
         self.next = next;
-        self.at - begun
     }
 }
 
@@ -232,7 +237,7 @@ impl Round {
         // shard, nobody can go first.
         let count = works.len();
         let first_put_off = if self.server.keyspace.shard_count() > 1 { count } else { 0 };
-        let (mut at, mut ahead, mut commands) = (0, 0, 0);
+        let (mut at, mut ahead) = (0, 0);
         while at < works.len() {
             batch.puts_off = at < first_put_off;
             if at == ahead {
@@ -240,7 +245,7 @@ impl Round {
                 ahead = look_ahead(&mut batch, works.range(at..end)) + at;
             }
             let work = &works[at];
-            commands += work.borrow_mut().run(&mut batch);
+            work.borrow_mut().run(&mut batch);
             if matches!(work.borrow().next, Next::PutOff) {
                 let work = Rc::clone(work);
                 works.push_back(work);
@@ -251,7 +256,6 @@ impl Round {
         for work in works.range(..count) {
             batch.settle(&mut work.borrow_mut().session);
         }
-        self.server.stats.commands.fetch_add(commands as u64, Ordering::Relaxed);
         if batch.wrote() {
             self.server.repl.wake_feeds();
         }

@@ -188,6 +188,7 @@ fn bitop(ctx: &mut Ctx<'_>) -> CommandResult {
         b"not" => |a, _| !a,
         _ => return Err(CommandError::Syntax),
     };
+    ctx.keys.count_lookups();
     let mut result: Vec<u8> = ctx.keys.get_str(sources.at(0))?.unwrap_or_default().to_vec();
     if eq_ignore_case(ctx.args.at(1), "NOT") {
         result.iter_mut().for_each(|byte| *byte = op(*byte, 0));

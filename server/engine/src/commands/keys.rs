@@ -120,6 +120,7 @@ fn copy(ctx: &mut Ctx<'_>) -> CommandResult {
     if db == home && from == to {
         return Err(CommandError::Static("ERR source and destination objects are the same"));
     }
+    ctx.keys.count_lookups();
     let Some((value, expires_ms)) = ctx.keys.clone_value(from) else {
         ctx.out.int(0);
         return Ok(());
@@ -284,7 +285,7 @@ fn object(ctx: &mut Ctx<'_>) -> CommandResult {
         return Err(CommandError::Arity(format!("object|{}", String::from_utf8_lossy(&word))));
     }
     let key = ctx.args.at(2);
-    let Some(entry) = ctx.keys.peek(key) else {
+    let Some(entry) = ctx.keys.look(key) else {
         ctx.out.null();
         return Ok(());
     };

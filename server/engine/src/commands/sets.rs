@@ -238,6 +238,7 @@ fn reply_combined(ctx: &mut Ctx<'_>, op: Operation) -> CommandResult {
 
 fn store_combined(ctx: &mut Ctx<'_>, op: Operation) -> CommandResult {
     let keys: Vec<_> = ctx.args.skip(2).iter().collect();
+    ctx.keys.count_lookups();
     let sets = ctx.keys.get_all::<Set>(&keys)?;
     let limits = ctx.limits;
     let result = match op {

@@ -119,6 +119,7 @@ fn look_up(keys: &mut KeysView<'_>, pattern: &[u8], element: &[u8]) -> Option<Ve
 /// The elements as they lie there. `reversed`: a sorted set from its end.
 fn elements(keys: &mut KeysView<'_>, key: &[u8], reversed: bool) -> Result<(Vec<Vec<u8>>, bool), CommandError> {
     let mut all = Vec::new();
+    keys.count_lookups();
     let is_set = match keys.value(key) {
         None => false,
         Some(ValueRef::Str(_)) => return Err(CommandError::WrongType),
@@ -157,13 +158,13 @@ fn push_zset(zset: &ZSet, reversed: bool, all: &mut Vec<Vec<u8>>) {
     if reversed { zset.for_each_rev(0..zset.len(), push) } else { zset.for_each(0..zset.len(), push) }
 }
 
-/// A number as C's `strtod` reads it for SORT: blanks in front are skipped, and nothing is 0.
+/// A number as C's `strtod` reads it for SORT: up to a zero byte, blanks in front are skipped, and nothing is 0.
 fn weight(text: &[u8]) -> Result<f64, CommandError> {
-    let text = text.trim_ascii_start();
+    let text = text.split(|&b| b == 0).next().unwrap_or_default();
     if text.is_empty() {
         return Ok(0.0);
     }
-    parse::float_or_none(text).ok_or(CommandError::Static("ERR One or more scores can't be converted into double"))
+    parse::float_or_none(text.trim_ascii_start()).ok_or(CommandError::Static("ERR One or more scores can't be converted into double"))
 }
 
 /// Sorts by numbers, or by bytes; elements that are equal then by themselves.

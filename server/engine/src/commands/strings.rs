@@ -2,7 +2,7 @@
 
 use super::{R, RF, WF, WM, WMF, family};
 use crate::command::{Acl, CommandResult, Keys};
-use crate::keyspace::Expiry;
+use crate::keyspace::{EntryRef, Expiry};
 use crate::long_double::LongDouble;
 use crate::parse::{self, eq_ignore_case, integer};
 use crate::{CommandError, Ctx};
@@ -103,6 +103,7 @@ fn set(ctx: &mut Ctx<'_>) -> CommandResult {
         i += 1;
     }
     let exists = if get {
+        ctx.keys.count_lookups();
         let old = ctx.keys.get_str(key)?;
         ctx.out.bulk_or_null(old);
         old.is_some()
@@ -162,6 +163,7 @@ fn set_with_ttl(ctx: &mut Ctx<'_>, unit: ExpiryUnit, name: &'static str) -> Comm
 
 fn getset(ctx: &mut Ctx<'_>) -> CommandResult {
     let (key, value) = (ctx.args.at(1), ctx.args.at(2));
+    ctx.keys.count_lookups();
     let old = ctx.keys.get_str(key)?;
     ctx.out.bulk_or_null(old);
     ctx.keys.put_str(key, value, Expiry::Clear);
@@ -171,6 +173,7 @@ fn getset(ctx: &mut Ctx<'_>) -> CommandResult {
 
 fn getdel(ctx: &mut Ctx<'_>) -> CommandResult {
     let key = ctx.args.at(1);
+    ctx.keys.count_lookups();
     let old = ctx.keys.get_str(key)?;
     ctx.out.bulk_or_null(old);
     if ctx.keys.remove(key) {
@@ -190,6 +193,7 @@ fn getex(ctx: &mut Ctx<'_>) -> CommandResult {
         }
         _ => return Err(CommandError::Syntax),
     };
+    ctx.keys.count_lookups();
     let value = ctx.keys.get_str(key)?;
     ctx.out.bulk_or_null(value);
     if value.is_none() {
@@ -204,7 +208,7 @@ fn getex(ctx: &mut Ctx<'_>) -> CommandResult {
             ctx.keys.set_expires_ms(key, Some(at));
             ctx.effects.replace(&[&b"PEXPIREAT"[..], key, itoa::Buffer::new().format(at).as_bytes()]);
         }
-        Some(None) if ctx.keys.expires_ms(key).flatten().is_some() => {
+        Some(None) if ctx.keys.peek(key).and_then(EntryRef::expires_ms).is_some() => {
             ctx.keys.set_expires_ms(key, None);
             ctx.effects.replace(&[&b"PERSIST"[..], key]);
         }

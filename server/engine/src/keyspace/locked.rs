@@ -227,17 +227,22 @@ impl Keyspace {
         } else {
             self.add(locked, 0);
         }
+        // Commands about the same key often follow each other: its entry is looked for once.
+        let runs = touches.chunk_by(|one, next| (one.hash, one.db) == (next.hash, next.db));
         let mut buckets = SmallVec::<[_; PREFETCHED]>::new();
-        buckets.extend(touches.iter().filter_map(|touch| {
+        buckets.extend(runs.filter_map(|run| {
+            let [touch, ..] = run else { return None };
             let table = &locked.get(shard_of(touch))?.dbs[touch.db];
-            Some((table.ahead(touch.hash)?, touch.args))
+            Some((table.ahead(touch.hash)?, run))
         }));
         let mut entries = SmallVec::<[_; PREFETCHED]>::new();
-        entries.extend(buckets.into_iter().filter_map(|(ahead, args)| Some((ahead.entry()?, args))));
+        entries.extend(buckets.into_iter().filter_map(|(ahead, run)| Some((ahead.entry()?, run))));
         let mut objects = SmallVec::<[_; PREFETCHED]>::new();
-        objects.extend(entries.into_iter().filter_map(|(entry, args)| Some((entry.object()?, args))));
+        objects.extend(entries.into_iter().filter_map(|(entry, run)| Some((entry.object()?, run))));
         let mut members = SmallVec::<[_; PREFETCHED]>::new();
-        members.extend(objects.into_iter().filter_map(|(object, args)| object.look_ahead(args)));
+        for (object, run) in objects {
+            members.extend(run.iter().filter_map(|touch| object.look_ahead(touch.args)));
+        }
         members.into_iter().for_each(MemberAhead::prefetch);
     }
 

@@ -77,6 +77,8 @@ pub struct KeysView<'a> {
     next_hashes: &'a [KeyHash<'a>],
     /// Reading a key sets its access time.
     touch: bool,
+    /// Looking for a key is a hit or a miss. Redis counts what is looked for to be read, not what is to be changed.
+    counting: bool,
 }
 
 impl<'a> KeysView<'a> {
@@ -101,12 +103,18 @@ impl<'a> KeysView<'a> {
             last_hash: (std::ptr::null(), 0, 0),
             next_hashes: &[],
             touch: true,
+            counting: false,
         }
     }
 
     /// CLIENT NO-TOUCH: what is read from now on keeps its access time.
     pub fn leave_access_times(&mut self) {
         self.touch = false;
+    }
+
+    /// What is looked for from now on is read: it counts as a hit or a miss.
+    pub fn count_lookups(&mut self) {
+        self.counting = true;
     }
 
     /// Says what hashes the keys (these very slices) have that the command is going to ask for.
@@ -271,21 +279,25 @@ impl<'a> KeysView<'a> {
         self.shard(hash).touch(db, key);
     }
 
-    /// Looks a key up for reading: counts a hit or miss and sets its access time.
+    /// Looks a key up: see [`KeysView::count_lookups`] and [`KeysView::leave_access_times`].
     #[inline]
     fn find_read(&mut self, key: &[u8]) -> Option<(u64, Place)> {
-        let found = self.find(key);
+        let found = self.find_counted(key);
         let (db, clock) = (self.db, access::clock(self.now_ms));
-        let (hash, touch) = (self.hash(key), self.touch);
-        let shard = self.shard(hash);
-        match found {
-            Some((_, place)) => {
-                shard.stats.hits += 1;
-                if touch {
-                    shard.dbs[db].at_mut(place).set_access(clock);
-                }
-            }
-            None => shard.stats.misses += 1,
+        if let (Some((hash, place)), true) = (found, self.touch) {
+            self.shard(hash).dbs[db].at_mut(place).set_access(clock);
+        }
+        found
+    }
+
+    /// The same, and its access time stays.
+    #[inline]
+    fn find_counted(&mut self, key: &[u8]) -> Option<(u64, Place)> {
+        let found = self.find(key);
+        if self.counting {
+            let hash = self.hash(key);
+            let stats = &mut self.shard(hash).stats;
+            *if found.is_some() { &mut stats.hits } else { &mut stats.misses } += 1;
         }
         found
     }
@@ -313,7 +325,13 @@ impl<'a> KeysView<'a> {
         places.into_iter().map(|found| found.map(value)).collect()
     }
 
-    /// The entry, without touching its access time or the hit counters.
+    /// The entry; its access time stays.
+    pub fn look(&mut self, key: &[u8]) -> Option<EntryRef<'_>> {
+        let (hash, place) = self.find_counted(key)?;
+        Some(self.at(hash, place))
+    }
+
+    /// The same, which is neither a hit nor a miss.
     pub fn peek(&mut self, key: &[u8]) -> Option<EntryRef<'_>> {
         let (hash, place) = self.find(key)?;
         Some(self.at(hash, place))
@@ -365,8 +383,7 @@ impl<'a> KeysView<'a> {
 
     /// `TYPE`'s word.
     pub fn type_of(&mut self, key: &[u8]) -> Option<&'static str> {
-        let (hash, place) = self.find(key)?;
-        Some(match self.at(hash, place).value() {
+        Some(match self.look(key)?.value() {
             ValueRef::Str(_) => "string",
             ValueRef::Object(object) => object.type_name(),
         })
@@ -395,10 +412,10 @@ impl<'a> KeysView<'a> {
             return Ok(Some(result));
         };
         let (db, clock) = (self.db, access::clock(self.now_ms));
-        if !matches!(self.at(hash, place).value(), ValueRef::Object(object) if T::of(object).is_some()) {
+        let shard = self.locked.shard_mut(self.keyspace.shard_of(hash));
+        if !matches!(shard.dbs[db].at(place).value(), ValueRef::Object(object) if T::of(object).is_some()) {
             return Err(CommandError::WrongType);
         }
-        let shard = self.shard(hash);
         shard.snapshot.before_change(db, shard.dbs[db].at_mut(place));
         let mut entry = shard.dbs[db].at_mut(place);
         entry.set_access(clock);
@@ -408,7 +425,8 @@ impl<'a> KeysView<'a> {
             drop(shard.dbs[db].remove(place));
         }
         if changes > 0 {
-            self.changed(hash, key, changes);
+            shard.touch(db, key);
+            self.changes += changes;
         }
         Ok(Some(result))
     }
@@ -567,8 +585,7 @@ impl<'a> KeysView<'a> {
 
     /// A copy of a value.
     pub fn clone_value(&mut self, key: &[u8]) -> Option<(Value, Option<u64>)> {
-        let (hash, place) = self.find(key)?;
-        let entry = self.at(hash, place);
+        let entry = self.look(key)?;
         let value = match entry.value() {
             ValueRef::Str(bytes) => Value::Str(bytes.into()),
             ValueRef::Object(object) => Value::Object(Object::clone(object)),
@@ -578,8 +595,7 @@ impl<'a> KeysView<'a> {
 
     /// Unix time in ms at which the key expires; `None` if there is no key, `Some(None)` if it has no expiry.
     pub fn expires_ms(&mut self, key: &[u8]) -> Option<Option<u64>> {
-        let (hash, place) = self.find(key)?;
-        Some(self.at(hash, place).expires_ms())
+        self.look(key).map(EntryRef::expires_ms)
     }
 
     /// Sets or clears the expiry of a key that exists; `false` if there is no key.

@@ -84,9 +84,8 @@ fn value(out: &mut Vec<u8>, it: ValueRef<'_>, compress: bool) -> u8 {
     match object {
         Object::List(list) => {
             const PACKED: u64 = 2;
-            let whole = list.as_listpack();
-            length(out, if whole.is_some() { 1 } else { list.node_count() as u64 });
-            for node in whole.as_deref().into_iter().chain(list.nodes().filter(|_| whole.is_none())) {
+            length(out, list.node_count() as u64);
+            for node in list.nodes() {
                 length(out, PACKED);
                 string(out, node.as_bytes(), compress);
             }

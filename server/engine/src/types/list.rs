@@ -1,13 +1,13 @@
 //! Lists: a deque of listpacks of bounded size, Redis's quicklist.
 //!
-//! Pushes and pops touch the node at their end. What works by index walks the nodes from the nearer end. A value that
-//! is larger than a node may be has a node to itself, so no change ever moves more bytes than a node holds.
+//! Pushes and pops touch the node at their end, and move nothing there: a node has room at either end. What works by index
+//! walks the nodes from the nearer end. A value that is larger than a node may be has a node to itself, so no change ever
+//! moves more bytes than a node holds.
 //!
 //! A small list is a single listpack, as in Redis 7.2 (7.0 has quicklists only), and OBJECT ENCODING tells which it is:
 //! it becomes a quicklist before it takes values with which it would be larger than a node may be, and one of a single
 //! node becomes a listpack when it is down to half of that.
 
-use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use super::Kind;
@@ -17,12 +17,10 @@ use crate::Limits;
 /// See the head of this file.
 #[derive(Debug, Clone, Default)]
 pub struct List {
-    /// No node is empty. A listpack has one, and the small one for pushes at the left.
+    /// No node is empty. A listpack has one.
     nodes: VecDeque<Listpack>,
     len: usize,
     quicklist: bool,
-    /// The first node is the small one that values are pushed into at the left: in Redis it is one with the second.
-    apart: bool,
 }
 
 /// Where an element is: node number and position in it.
@@ -54,9 +52,8 @@ impl Kind for List {
 
 /// Bytes of a node by default, and at most where list-max-listpack-size limits the number of elements.
 const NODE_BYTES: usize = 8192;
-/// Values are pushed at the left into a node of so many bytes, which then joins the next one: a push moves what is behind
-/// it in its node.
-const HEAD_BYTES: usize = 512;
+/// A node beside others has room for so many bytes from the start: the list goes on growing, probably.
+const NEXT_BYTES: usize = 512;
 /// The longest that a listpack needs beside a value: 5 bytes of encoding, 5 of back-length.
 const OVERHEAD: usize = 10;
 
@@ -89,9 +86,11 @@ fn has_room(node: &Listpack, value: &[u8], limits: &Limits) -> bool {
     fits(node.as_bytes().len() + value.len() + OVERHEAD, || node.len() + 1, limits)
 }
 
-/// A node that values are pushed into at the left.
-fn is_small(node: &Listpack) -> bool {
-    node.as_bytes().len() <= HEAD_BYTES
+fn add(node: &mut Listpack, end: End, value: &[u8]) {
+    match end {
+        End::Left => node.push_front(value),
+        End::Right => node.push_back(value),
+    }
 }
 
 fn single(value: &[u8]) -> Listpack {
@@ -114,16 +113,6 @@ impl List {
         self.nodes.len()
     }
 
-    /// The single listpack that it is, if it is one.
-    pub fn as_listpack(&self) -> Option<Cow<'_, Listpack>> {
-        let (head, rest) = (self.nodes.front().filter(|_| !self.quicklist)?, self.nodes.get(1));
-        Some(rest.map_or(Cow::Borrowed(head), |rest| {
-            let mut whole = rest.clone();
-            whole.prepend(head);
-            Cow::Owned(whole)
-        }))
-    }
-
     /// An empty one that becomes what it is to be when it is filled: see [`List::settle`].
     pub fn to_be_filled() -> Self {
         Self { quicklist: true, ..Self::default() }
@@ -138,9 +127,6 @@ impl List {
     pub fn prepare(&mut self, bytes: usize, values: usize, limits: &Limits) {
         if !self.quicklist && !fits(self.bytes() + bytes, || self.len + values, limits) {
             self.quicklist = true;
-            if self.nodes.len() == 2 {
-                self.join_head(|_, _| true);
-            }
         }
     }
 
@@ -155,16 +141,13 @@ impl List {
     }
 
     fn become_listpack(&mut self, part: usize, limits: &Limits) {
-        if !self.quicklist || self.nodes.len() > 2 {
+        if !self.quicklist || self.nodes.len() > 1 {
             return;
         }
-        let joined = || fits(self.bytes(), || self.len, limits);
-        let single = self.nodes.len() == 1 || (self.apart && joined());
-        let small = match node_max(limits) {
-            NodeMax::Elements(max) => self.len <= max / part,
-            NodeMax::Bytes(max) => self.bytes() <= max / part,
+        self.quicklist = match node_max(limits) {
+            NodeMax::Elements(max) => self.len > max / part,
+            NodeMax::Bytes(max) => self.bytes() > max / part,
         };
-        self.quicklist = !(single && small);
     }
 
     /// Adds a whole node that was read from an RDB file.
@@ -193,41 +176,21 @@ impl List {
             End::Left => self.nodes.front_mut(),
             End::Right => self.nodes.back_mut(),
         };
-        match (node, end) {
-            (Some(node), End::Left)
-                if node.as_bytes().len() + value.len() + OVERHEAD <= HEAD_BYTES
-                    && (whole || has_room(node, value, limits)) =>
-            {
-                node.push_front(value);
-            }
-            (_, End::Left) => {
-                self.join_head(|head, next| {
-                    let (bytes, elements) = (head.as_bytes().len() + next.as_bytes().len(), || head.len() + next.len());
-                    whole || (is_small(head) && fits(bytes, elements, limits))
-                });
-                self.apart = self.nodes.front().is_some_and(|next| whole || has_room(next, value, limits));
-                self.nodes.push_front(single(value));
-            }
-            (Some(node), End::Right) if whole || has_room(node, value, limits) => node.push_back(value),
-            (full, End::Right) => {
+        match node {
+            Some(node) if whole || has_room(node, value, limits) => add(node, end, value),
+            Some(full) => {
                 // What is behind the ends seldom grows any more.
-                full.into_iter().for_each(Listpack::shrink_to_fit);
-                self.nodes.push_back(single(value));
-                self.apart &= self.nodes.len() > 2;
+                full.shrink_to_fit();
+                let mut node = Listpack::with_capacity(NEXT_BYTES.max(value.len() + OVERHEAD), end == End::Left);
+                add(&mut node, end, value);
+                match end {
+                    End::Left => self.nodes.push_front(node),
+                    End::Right => self.nodes.push_back(node),
+                }
             }
-        }
-    }
-
-    /// Puts the values that were pushed at the left last to those before them, if they may be in one node.
-    fn join_head(&mut self, may: impl FnOnce(&Listpack, &Listpack) -> bool) {
-        let Some(mut head) = self.nodes.pop_front() else { return };
-        self.apart = false;
-        match self.nodes.front_mut() {
-            Some(next) if may(&head, next) => next.prepend(&head),
-            next => {
-                next.into_iter().for_each(Listpack::shrink_to_fit);
-                head.shrink_to_fit();
-                self.nodes.push_front(head);
+            None => {
+                self.nodes.reserve_exact(1);
+                self.nodes.push_back(single(value));
             }
         }
     }
@@ -246,7 +209,6 @@ impl List {
                 End::Left => self.nodes.pop_front(),
                 End::Right => self.nodes.pop_back(),
             };
-            self.apart &= end == End::Right && self.nodes.len() > 1;
         }
         self.len -= 1;
         Some(result)
@@ -354,7 +316,6 @@ impl List {
         let before = if node.prev(pos).is_some() {
             let tail = node.split_off(pos);
             self.nodes.insert(number + 1, tail);
-            self.apart &= number > 0;
             Some(number)
         } else {
             number.checked_sub(1)
@@ -367,7 +328,6 @@ impl List {
             self.nodes[behind].push_front(value);
         } else {
             self.nodes.insert(behind, single(value));
-            self.apart &= behind > 1;
         }
     }
 
@@ -380,7 +340,6 @@ impl List {
             let before = node.len();
             let removed = if before <= left && node.first() == Some(pos) {
                 self.nodes.remove(number);
-                self.apart &= number > 1;
                 before
             } else {
                 node.remove(pos, left);
@@ -416,7 +375,6 @@ impl List {
             }
         }
         self.len -= removed;
-        self.apart &= self.nodes.iter().take(2).all(|node| !node.is_empty());
         self.nodes.retain(|node| !node.is_empty());
         removed
     }
@@ -591,7 +549,7 @@ mod tests {
         backwards.reverse();
         prop_assert_eq!(&forwards, &backwards);
         prop_assert!(forwards.into_iter().eq(model.iter().cloned().enumerate()));
-        prop_assert!(list.quicklist || list.node_count() <= 2, "{} nodes of a listpack", list.node_count());
+        prop_assert!(list.quicklist || list.node_count() <= 1, "{} nodes of a listpack", list.node_count());
         for node in list.nodes() {
             // A listpack takes values by their own length: one of them may be too much.
             let (bytes, elements) = (node.as_bytes().len() - OVERHEAD.min(node.as_bytes().len()), node.len());

@@ -57,18 +57,38 @@ pub struct ListpackError {
     what: &'static str,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// See the head of this file.
+#[derive(Debug)]
 pub struct Listpack {
+    /// In front of the listpack is room for values that are put there; values that were taken from there leave some.
     buf: Vec<u8>,
+    /// Where the listpack begins.
+    start: usize,
 }
+
+const EMPTY: [u8; HEADER + 1] = [7, 0, 0, 0, 0, 0, END];
 
 impl Default for Listpack {
     fn default() -> Self {
-        Self { buf: vec![7, 0, 0, 0, 0, 0, END] }
+        Self { buf: EMPTY.to_vec(), start: 0 }
     }
 }
 
-/// Position of an entry; valid until the listpack changes before it.
+impl Clone for Listpack {
+    fn clone(&self) -> Self {
+        Self { buf: self.as_bytes().to_vec(), start: 0 }
+    }
+}
+
+impl PartialEq for Listpack {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for Listpack {}
+
+/// Position of an entry in [`Listpack::as_bytes`]; valid until the listpack changes before it.
 pub type Pos = usize;
 
 /// Decodes the entry at the front of `buf`: (value, bytes without back-length). `None`: not one.
@@ -132,6 +152,15 @@ impl<'a> Encoded<'a> {
 
     fn parts(&self) -> [&[u8]; 3] {
         [&self.head.0[..self.head.1], self.body, &self.back.0[..self.back.1]]
+    }
+
+    /// Writes it at the front of `to`.
+    fn write(&self, to: &mut [u8]) {
+        let mut at = 0;
+        for part in self.parts() {
+            to[at..at + part.len()].copy_from_slice(part);
+            at += part.len();
+        }
     }
 }
 
@@ -222,46 +251,67 @@ impl Listpack {
         if announced != COUNT_UNKNOWN && usize::from(announced) != count {
             return fail(4, "the count in the header is not the real one");
         }
-        Ok(Self { buf })
+        Ok(Self { buf, start: 0 })
     }
 
+    /// An empty one with room for so many bytes in all, to be filled from behind if `front` says so, else from the front.
+    pub fn with_capacity(bytes: usize, front: bool) -> Self {
+        let mut buf = Vec::with_capacity(bytes.max(EMPTY.len()));
+        buf.resize(if front { buf.capacity() - EMPTY.len() } else { 0 }, 0);
+        let start = buf.len();
+        buf.extend_from_slice(&EMPTY);
+        Self { buf, start }
+    }
+
+    #[inline]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.buf
+        &self.buf[self.start..]
+    }
+
+    #[inline]
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buf[self.start..]
     }
 
     /// Asks for the first bytes.
     #[inline]
     pub(super) fn prefetch(&self) {
-        crate::keyspace::entry::prefetch(self.buf.as_ptr());
+        crate::keyspace::entry::prefetch(self.as_bytes().as_ptr());
+    }
+
+    fn counted(&self) -> u16 {
+        let bytes = self.as_bytes();
+        u16::from_le_bytes([bytes[4], bytes[5]])
     }
 
     pub fn len(&self) -> usize {
-        match u16::from_le_bytes([self.buf[4], self.buf[5]]) {
+        match self.counted() {
             COUNT_UNKNOWN => self.iter().count(),
             count => usize::from(count),
         }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.buf[HEADER] == END
+        self.as_bytes()[HEADER] == END
     }
 
     fn update_header(&mut self, added: i32) {
-        let total = self.buf.len() as u32;
-        self.buf[..4].copy_from_slice(&total.to_le_bytes());
-        let count = match u16::from_le_bytes([self.buf[4], self.buf[5]]) {
+        let count = match self.counted() {
             COUNT_UNKNOWN => COUNT_UNKNOWN,
             count => u16::try_from(i32::from(count) + added).unwrap_or(COUNT_UNKNOWN),
         };
-        self.buf[4..6].copy_from_slice(&count.to_le_bytes());
+        let bytes = self.bytes_mut();
+        let total = bytes.len() as u32;
+        bytes[..4].copy_from_slice(&total.to_le_bytes());
+        bytes[4..6].copy_from_slice(&count.to_le_bytes());
     }
 
     fn end(&self) -> Pos {
-        self.buf.len() - 1
+        self.as_bytes().len() - 1
     }
 
     fn entry(&self, pos: Pos) -> (Item<'_>, usize) {
-        let (item, len) = decode(&self.buf[pos..]).expect("a listpack was checked when it came in");
+        let (item, len) = decode(&self.as_bytes()[pos..]).expect("a listpack was checked when it came in");
         (item, len + back_len_size(len))
     }
 
@@ -283,9 +333,9 @@ impl Listpack {
         if pos == HEADER {
             return None;
         }
-        let (mut len, mut at) = (0usize, pos - 1);
+        let (bytes, mut len, mut at) = (self.as_bytes(), 0usize, pos - 1);
         for shift in 0..5 {
-            let byte = self.buf[at];
+            let byte = bytes[at];
             len |= usize::from(byte & 0x7F) << (7 * shift);
             if byte & 0x80 == 0 {
                 break;
@@ -333,7 +383,7 @@ impl Listpack {
     /// True if values of so many bytes may be added: beyond a gibibyte (Redis's safety limit) the header's total
     /// would come near its end.
     pub fn has_room(&self, bytes: usize) -> bool {
-        self.buf.len().saturating_add(bytes) < BYTES_MAX
+        self.as_bytes().len().saturating_add(bytes) < BYTES_MAX
     }
 
     pub fn push_back(&mut self, value: &[u8]) {
@@ -346,19 +396,24 @@ impl Listpack {
     }
 
     pub fn push_front(&mut self, value: &[u8]) {
-        self.insert(HEADER, value);
+        let entry = Encoded::new(value);
+        self.reserve_front(entry.len());
+        self.move_front(self.start - entry.len());
+        entry.write(&mut self.bytes_mut()[HEADER..]);
+        self.update_header(1);
     }
 
-    /// Puts all entries of another listpack in front.
-    pub fn prepend(&mut self, other: &Listpack) {
-        let entries = &other.buf[HEADER..other.end()];
-        self.reserve(entries.len());
-        self.buf.splice(HEADER..HEADER, entries.iter().copied());
-        self.update_header(i32::try_from(other.len()).unwrap_or(i32::MAX));
+    /// Lets the listpack begin elsewhere: what is between the header and the first entry that stays is garbage, or gone.
+    fn move_front(&mut self, start: usize) {
+        self.buf.copy_within(self.start..self.start + HEADER, start);
+        self.start = start;
     }
 
     /// Inserts before the entry at `pos` (or at the end).
     pub fn insert(&mut self, pos: Pos, value: &[u8]) {
+        if pos == HEADER {
+            return self.push_front(value);
+        }
         self.put(pos, 0, &Encoded::new(value));
         self.update_header(1);
     }
@@ -376,36 +431,64 @@ impl Listpack {
 
     /// Writes an entry over the `old` bytes at `pos`; what is behind them moves.
     fn put(&mut self, pos: Pos, old: usize, entry: &Encoded<'_>) {
-        let (new, len) = (entry.len(), self.buf.len());
+        let new = entry.len();
+        self.reserve(new.saturating_sub(old));
+        let (at, len) = (self.start + pos, self.buf.len());
         if new > old {
-            self.reserve(new - old);
             self.buf.resize(len + new - old, 0);
         }
         if new != old {
-            self.buf.copy_within(pos + old..len, pos + new);
+            self.buf.copy_within(at + old..len, at + new);
             self.buf.truncate(len + new - old);
         }
-        let mut at = pos;
-        for part in entry.parts() {
-            self.buf[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
+        entry.write(&mut self.buf[at..]);
+    }
+
+    /// Bytes to spare of a listpack that grows to `needed`. An eighth, about a size class of the allocator: doubling would
+    /// waste a third of the memory of small collections.
+    fn spare(needed: usize) -> usize {
+        needed / 8
+    }
+
+    /// Room for `more` bytes behind what is there.
+    fn reserve(&mut self, more: usize) {
+        if self.buf.len() + more <= self.buf.capacity() {
+            return;
+        }
+        let needed = self.as_bytes().len() + more;
+        // What values leave in front that are taken from there is room again.
+        if self.start > more + Self::spare(needed) {
+            self.remove_room_in_front();
+        } else {
+            self.buf.reserve_exact(more + Self::spare(needed));
         }
     }
 
-    /// Room for `more` bytes. An eighth to spare at most, about a size class of the allocator: doubling would waste a
-    /// third of the memory of small collections.
-    fn reserve(&mut self, more: usize) {
-        let needed = self.buf.len() + more;
-        if needed > self.buf.capacity() {
-            self.buf.reserve_exact(more + needed / 8);
+    /// Room for `more` bytes in front of what is there.
+    fn reserve_front(&mut self, more: usize) {
+        if self.start >= more {
+            return;
         }
+        let old = self.start..self.buf.len();
+        let added = more + Self::spare(old.len() + more);
+        if old.end + added > self.buf.capacity() {
+            self.buf.reserve_exact(added);
+        }
+        self.buf.resize(old.end + added, 0);
+        self.start += added;
+        self.buf.copy_within(old, self.start);
+    }
+
+    fn remove_room_in_front(&mut self) {
+        self.buf.drain(..std::mem::take(&mut self.start));
     }
 
     /// Moves the entries from `pos` on into a new listpack.
     pub fn split_off(&mut self, pos: Pos) -> Self {
-        let mut tail = Self { buf: Vec::with_capacity(HEADER + self.buf.len() - pos) };
-        tail.buf.extend_from_slice(&[0; HEADER]);
-        tail.buf.extend_from_slice(&self.buf[pos..]);
+        let entries = &self.as_bytes()[pos..];
+        let mut tail = Self::with_capacity(HEADER + entries.len(), false);
+        tail.buf.pop();
+        tail.buf.extend_from_slice(entries);
         let count = tail.positions().count();
         tail.update_header(count as i32);
         self.remove(pos, count);
@@ -419,6 +502,7 @@ impl Listpack {
 
     /// Gives back room that was kept for more values.
     pub fn shrink_to_fit(&mut self) {
+        self.remove_room_in_front();
         self.buf.shrink_to_fit();
     }
 
@@ -429,10 +513,16 @@ impl Listpack {
             end += self.entry(end).1;
             removed += 1;
         }
-        self.buf.drain(pos..end);
+        if pos == HEADER {
+            self.move_front(self.start + end - pos);
+        } else {
+            self.buf.drain(self.start + pos..self.start + end);
+        }
         self.update_header(-(removed as i32));
-        if self.buf.capacity() > 4 * self.buf.len() + 64 {
-            self.buf.shrink_to(2 * self.buf.len());
+        let used = self.as_bytes().len();
+        if self.buf.capacity() > 4 * used + 64 {
+            self.remove_room_in_front();
+            self.buf.shrink_to(2 * used);
         }
     }
 
@@ -441,7 +531,7 @@ impl Listpack {
     pub fn find(&self, value: &[u8], step: usize) -> Option<Pos> {
         let wanted = Encoded::new(value);
         let [head, body, _] = wanted.parts();
-        let entries = &self.buf[..self.end()];
+        let entries = &self.as_bytes()[..self.end()];
         let (mut pos, mut skip) = (HEADER, 0);
         while let Some(&first) = entries.get(pos) {
             if skip > 0 {
@@ -496,6 +586,8 @@ mod tests {
                 prop_assert!(back.iter().rev().eq(model.iter()));
                 prop_assert_eq!(Listpack::from_bytes(list.as_bytes().to_vec()), Ok(list.clone()));
             }
+            list.shrink_to_fit();
+            prop_assert_eq!((list.len(), list.capacity()), (model.len(), list.as_bytes().len()));
         }
 
         /// One wrong byte anywhere: refused, or still a listpack that can be walked both ways.
@@ -533,6 +625,30 @@ mod tests {
                 prop_assert_eq!(list.iter().count(), list.len());
             }
         }
+    }
+
+    #[test]
+    fn values_that_come_and_go_at_the_ends_need_little_room() {
+        for (front, back) in [(1, 1), (3, 0), (0, 3), (2, 1)] {
+            let mut list = Listpack::default();
+            for round in 0..10_000 {
+                (0..front).for_each(|_| list.push_front(b"value"));
+                (0..back).for_each(|_| list.push_back(b"value"));
+                let len = list.as_bytes().len();
+                assert!(list.capacity() <= 4 * len + 64, "{} bytes for {len}", list.capacity());
+                // Half of the time the other end is the one that goes on.
+                for n in 0..(front + back) * usize::from(round > 20) {
+                    let pos = if (n < front) == (round % 2 == 0) { list.last() } else { list.first() };
+                    list.remove(pos.expect("it holds some"), 1);
+                }
+            }
+        }
+        let mut list = Listpack::default();
+        (0..1000).for_each(|_| list.push_front(b"value"));
+        let used = list.as_bytes().len();
+        assert!(list.capacity() < used + used / 7, "{} bytes for {used}", list.capacity());
+        list.shrink_to_fit();
+        assert_eq!((list.len(), list.capacity()), (1000, used));
     }
 
     /// The layout of redis-server's `DEBUG LISTPACK` and DUMP for the same values.

@@ -218,6 +218,7 @@ fn sources<'v>(
     }
     let options = Options::parse(ctx, op, purpose, n, at + 1 + n)?;
     let mut sources = SmallVec::new();
+    ctx.keys.count_lookups();
     for (value, &weight) in ctx.keys.values(&keys).into_iter().zip(&options.weights) {
         sources.push((Source::of(value)?, weight));
     }

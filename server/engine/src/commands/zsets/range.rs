@@ -257,6 +257,7 @@ pub(super) fn zrangestore(ctx: &mut Ctx<'_>) -> CommandResult {
     let query = options.query(ctx.args.at(3), ctx.args.at(4))?;
     let limits = ctx.limits;
     let mut result = ZSet::new(limits);
+    ctx.keys.count_lookups();
     if let Some(zset) = ctx.keys.get::<ZSet>(ctx.args.at(2))? {
         let ranks = query.ranks(zset);
         if options.order() == Order::Rank && ranks.len() > limits.zset_max_listpack_entries {
