@@ -164,7 +164,8 @@ fn weight(text: &[u8]) -> Result<f64, CommandError> {
     if text.is_empty() {
         return Ok(0.0);
     }
-    parse::float_or_none(text.trim_ascii_start()).ok_or(CommandError::Static("ERR One or more scores can't be converted into double"))
+    parse::float_or_none(text.trim_ascii_start())
+        .ok_or(CommandError::Static("ERR One or more scores can't be converted into double"))
 }
 
 /// Sorts by numbers, or by bytes; elements that are equal then by themselves.
