@@ -70,12 +70,12 @@ fn run(args: &[String]) -> Result<(), String> {
     }
     let (listening, opened) = net::Listening::open(&settings)?;
     // Where they are now: `dir` may change.
-    let own = [&settings.pidfile, &settings.unixsocket].into_iter().filter(|path| !path.is_empty());
-    let own_files: Vec<PathBuf> = own.map(|path| settings.in_dir(path)).collect();
-    if !settings.pidfile.is_empty() {
-        let path = settings.in_dir(&settings.pidfile);
-        std::fs::write(path, format!("{pid}\n")).map_err(|e| format!("Can't write the pidfile: {e}"))?;
+    let path = |name: &String| (!name.is_empty()).then(|| settings.in_dir(name));
+    let (pidfile, socket) = (path(&settings.pidfile), path(&settings.unixsocket));
+    if let Some(pidfile) = &pidfile {
+        std::fs::write(pidfile, format!("{pid}\n")).map_err(|e| format!("Can't write the pidfile: {e}"))?;
     }
+    let own_files: Vec<PathBuf> = pidfile.into_iter().chain(socket).collect();
     let replicaof = settings.replicaof.0.clone();
     let managed = settings.managed;
     let server = Server::new(settings, file, listening)?.share();

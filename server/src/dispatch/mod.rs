@@ -385,15 +385,25 @@ type Keyed<'k> = SmallVec<[KeyHash<'k>; 10]>;
 
 /// `hash`: of the first argument, if that is known.
 #[inline]
-fn keyed<'k>(server: &Server, positions: KeyPositions, args: Args<'k>, hash: Option<u64>) -> Keyed<'k> {
-    let hashed = |at: usize| {
-        let key = args.get(at)?;
-        Some(KeyHash { key, hash: hash.filter(|_| at == 1).unwrap_or_else(|| server.keyspace.hash(key)) })
+fn keyed<'k>(server: &Server, positions: KeyPositions, args: &Args<'k>, hash: Option<u64>) -> Keyed<'k> {
+    let hash_of = |at: usize, key| match hash {
+        Some(hash) if at == 1 => hash,
+        _ => server.keyspace.hash(key),
     };
+    let mut keys = Keyed::new();
+    // One key is the common case: it is put where it stays.
     match positions.single() {
-        Some(at) => hashed(at).into_iter().collect(),
-        None => positions.iter().filter_map(hashed).collect(),
+        Some(at) => {
+            if let Some(key) = args.get(at) {
+                keys.push(KeyHash { key, hash: hash_of(at, key) });
+            }
+        }
+        None => keys.extend(positions.iter().filter_map(|at| {
+            let key = args.get(at)?;
+            Some(KeyHash { key, hash: hash_of(at, key) })
+        })),
     }
+    keys
 }
 
 #[inline]
@@ -459,7 +469,7 @@ fn run_engine(
     hash: Option<u64>,
 ) -> bool {
     let server = batch.server;
-    let keys = keyed(server, entry.spec.key_positions(args), args, hash);
+    let keys = keyed(server, entry.spec.key_positions(args), &args, hash);
     let locked = match needs(server, entry.spec.flags, &keys, args) {
         Needs::One(shard) => batch.hold(shard),
         Needs::Some(shards) => batch.hold_all(&shards),

@@ -144,17 +144,26 @@ struct Seen {
 impl Seen {
     /// Workers that could do this.
     fn enough(&self) -> usize {
-        ((self.busy.iter().sum::<f64>() / FULL).ceil() as usize).clamp(1, self.busy.len())
+        ((self.cpus() / FULL).ceil() as usize).clamp(1, self.busy.len())
     }
 
     fn is_saturated(&self) -> bool {
         self.busy.iter().any(|busy| *busy >= SATURATED)
     }
 
-    /// CPU time of a command, s.
-    fn cost_s(&self) -> f64 {
-        self.busy.iter().sum::<f64>() / self.commands_per_s.max(1.0)
+    /// On how many CPUs the workers were, together.
+    fn cpus(&self) -> f64 {
+        self.busy.iter().sum()
     }
+
+    fn cost_s(&self) -> f64 {
+        cost_s(self.cpus(), self.commands_per_s)
+    }
+}
+
+/// CPU time of a command, s.
+fn cost_s(cpus: f64, commands_per_s: f64) -> f64 {
+    cpus / commands_per_s.max(1.0)
 }
 
 /// What some looks in a row have seen on average.
@@ -162,8 +171,7 @@ impl Seen {
 struct Mean {
     looks: u32,
     commands_per_s: f64,
-    cost_s: f64,
-    busy: f64,
+    cpus: f64,
 }
 
 impl Mean {
@@ -171,8 +179,11 @@ impl Mean {
         self.looks += 1;
         let part = 1.0 / f64::from(self.looks);
         self.commands_per_s += (seen.commands_per_s - self.commands_per_s) * part;
-        self.cost_s += (seen.cost_s() - self.cost_s) * part;
-        self.busy += (seen.busy.iter().sum::<f64>() - self.busy) * part;
+        self.cpus += (seen.cpus() - self.cpus) * part;
+    }
+
+    fn cost_s(&self) -> f64 {
+        cost_s(self.cpus, self.commands_per_s)
     }
 }
 
@@ -240,20 +251,20 @@ impl Need {
             return serving;
         }
         let (more, fewer) = (serving > from, serving.min(from));
-        if mean.busy <= FULL * fewer as f64 {
+        if mean.cpus <= FULL * fewer as f64 {
             // The load has gone.
             self.next_trial_s = seen.now_s + WAIT_FOR_LOAD_S;
             return fewer;
         }
         if mean.commands_per_s >= before.commands_per_s * if more { MORE_WORTH } else { FEWER_WORTH } {
             self.wait_s = 0.0;
-            self.cost_s = more.then_some(before.cost_s);
+            self.cost_s = more.then_some(before.cost_s());
             return serving;
         }
         self.wait_s = (2.0 * self.wait_s).clamp(WAIT_MIN_S, WAIT_MAX_S);
         self.next_trial_s = seen.now_s + self.wait_s;
         if !more {
-            self.cost_s = Some(mean.cost_s);
+            self.cost_s = Some(mean.cost_s());
         }
         from
     }
