@@ -335,6 +335,7 @@ impl Settings {
         let size = |n: Memory| usize::try_from(n.0).unwrap_or(usize::MAX);
         // Redis takes any number and uses one of these.
         self.hz = self.hz.clamp(1, 500);
+        self.repl_backlog_size.0 = self.repl_backlog_size.0.max(16 << 10);
         self.limits = Limits {
             hash_max_listpack_entries: count(self.hash_max_listpack_entries),
             hash_max_listpack_value: size(self.hash_max_listpack_value),

@@ -69,8 +69,11 @@ pub(super) fn transaction(batch: &mut Batch<'_>, session: &mut Session, name: &s
         }
         _ => match session.multi.take() {
             Some(multi) => {
-                session.client.queued.store(-1, Ordering::Relaxed);
-                return exec(batch, session, multi);
+                let next = exec(batch, session, multi);
+                if session.multi.is_none() {
+                    session.client.queued.store(-1, Ordering::Relaxed);
+                }
+                return next;
             }
             None => Err("ERR EXEC without MULTI"),
         },
