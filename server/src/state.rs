@@ -234,6 +234,7 @@ impl Server {
         let login_changed = moved(|s| s.masteruser.clone()) || moved(|s| s.masterauth.clone());
         *current = Arc::new(settings);
         self.settings_version.fetch_add(1, Ordering::AcqRel);
+        // The master may have refused the former one, and the link waits before it tries again.
         if login_changed {
             self.repl.target_changed.notify_one();
         }

@@ -144,6 +144,9 @@ pub struct Server {
 }
 
 impl Server {
+    /// Starts one of ours, or redis-server: a test that is run with each is known to ask for what Redis does.
+    pub const BOTH: [fn(&[&str]) -> Self; 2] = [Self::ours, Self::redis];
+
     /// One of ours.
     pub fn ours(args: &[&str]) -> Self {
         Self::start(program("replicated-redis-server"), &debuggable(args))

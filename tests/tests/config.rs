@@ -138,7 +138,7 @@ fn outer_address() -> Option<std::net::IpAddr> {
 #[test]
 fn without_a_password_only_this_machine_is_let_in() {
     let Some(ip) = outer_address() else { return println!("this machine has the loopback interface only") };
-    for start in [Server::ours as fn(&[&str]) -> Server, Server::redis] {
+    for start in Server::BOTH {
         let server = start(&["--bind", "0.0.0.0"]);
         let from_outside = || -> String {
             let mut conn = Conn::open_at((ip, server.port).into()).expect("it accepts before it refuses");

@@ -56,7 +56,8 @@ impl Maker {
         format!("m{}", self.0.below(30))
     }
 
-    /// A line with `K` key, `L` key of a sorted set of equal scores, `V` value, `N` small number, `P` one that is positive, `B` bit, `M` member, `S` score.
+    /// A line with `K` key, `L` key of a sorted set of equal scores, `V` value, `N` small number, `P` one that is positive,
+    /// `B` bit, `M` member, `S` score.
     fn command(&mut self) -> Vec<Vec<u8>> {
         let line = self.pick(&[
             "SET K V",
@@ -288,10 +289,13 @@ fn run(seed: u64, theirs: &Server, ours: &Server) {
         let earlier = if x == "QUEUED" || command[0] == b"EXEC" { &shown } else { "" };
         shown = format!("{earlier} {};", words.join(" "));
         assert_eq!(y, x, "seed {seed}, command {n}: {shown} (left ours, right redis-server)");
+        if seed != 0 {
+            continue;
+        }
         // Where a command of several keys fails, it may have looked at more of them, or fewer.
         if x.contains("(error)") {
             watchers.iter_mut().for_each(|conn| _ = conn.cmd("CONFIG RESETSTAT"));
-        } else if seed == 0 {
+        } else {
             let [theirs, ours] = watchers.each_mut().map(counters);
             assert_eq!(ours, theirs, "command {n}: {shown} (left ours, right redis-server)");
         }

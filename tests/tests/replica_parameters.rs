@@ -6,7 +6,6 @@ use std::time::Duration;
 use harness::{Conn, Server, follow, wait_for};
 
 const SOON: Duration = Duration::from_secs(20);
-const START: [fn(&[&str]) -> Server; 2] = [Server::ours, Server::redis];
 
 fn link_up(conn: &mut Conn) {
     wait_for("the link", SOON, || conn.info("master_link_status") == "up");
@@ -14,7 +13,7 @@ fn link_up(conn: &mut Conn) {
 
 #[test]
 fn a_replica_without_its_master_serves_what_it_has_unless_it_may_not() {
-    for start in START {
+    for start in Server::BOTH {
         let (mut master, replica) = (start(&["--save", ""]), start(&["--save", ""]));
         master.conn().cmd("SET a 1");
         follow(&replica, &master);
@@ -35,8 +34,8 @@ fn a_replica_without_its_master_serves_what_it_has_unless_it_may_not() {
 
 #[test]
 fn a_replica_is_known_by_the_address_that_it_announces() {
-    for start in START {
-        for replica in START {
+    for start in Server::BOTH {
+        for replica in Server::BOTH {
             let master = start(&["--save", ""]);
             let replica =
                 replica(&["--save", "", "--replica-announce-ip", "10.1.2.3", "--replica-announce-port", "4567"]);
@@ -54,7 +53,7 @@ fn a_replica_is_known_by_the_address_that_it_announces() {
 /// The master is redis-server: ours has no users beside `default` yet.
 #[test]
 fn a_replica_logs_in_as_the_user_that_it_is_told() {
-    for start in START {
+    for start in Server::BOTH {
         let master = Server::redis(&["--save", ""]);
         let mut admin = master.conn();
         admin.cmd("SET a 1");
@@ -73,7 +72,7 @@ fn a_replica_logs_in_as_the_user_that_it_is_told() {
 
 #[test]
 fn whom_to_follow_is_said_on_the_command_line_under_either_name() {
-    for start in START {
+    for start in Server::BOTH {
         let master = start(&["--save", ""]);
         master.conn().cmd("SET a 1");
         for name in ["--replicaof", "--slaveof"] {

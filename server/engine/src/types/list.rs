@@ -52,13 +52,10 @@ impl Kind for List {
 
 /// Bytes of a node by default, and at most where list-max-listpack-size limits the number of elements.
 const NODE_BYTES: usize = 8192;
-/// A node beside others has room for so many bytes from the start: the list goes on growing, probably.
-const NEXT_BYTES: usize = 512;
+/// A node beside others has room for values of so many bytes from the start: the list goes on growing, probably.
+const NEXT_BYTES: usize = 512 - Listpack::EMPTY_BYTES;
 /// The longest that a listpack needs beside a value: 5 bytes of encoding, 5 of back-length.
 const OVERHEAD: usize = 10;
-
-/// Bytes of a listpack without elements.
-const EMPTY: usize = 7;
 
 /// What `list-max-listpack-size` says about a node.
 enum NodeMax {
@@ -120,7 +117,8 @@ impl List {
 
     /// Bytes that the list takes, or would take, as a single listpack.
     fn bytes(&self) -> usize {
-        self.nodes.iter().map(|node| node.as_bytes().len() - EMPTY).sum::<usize>() + EMPTY
+        self.nodes.iter().map(|node| node.as_bytes().len() - Listpack::EMPTY_BYTES).sum::<usize>()
+            + Listpack::EMPTY_BYTES
     }
 
     /// To be called before values of so many bytes are added: with too many of them it is a listpack no more.
@@ -592,5 +590,17 @@ mod tests {
         let (used, room) =
             list.nodes().fold((0, 0), |(used, room), n| (used + n.as_bytes().len(), room + n.capacity()));
         assert!(room < used + used / 50, "{room} bytes of room for {used}");
+    }
+
+    #[test]
+    fn a_node_for_a_large_value_is_made_at_once_in_its_size() {
+        let limits = Limits::default();
+        for end in [End::Left, End::Right] {
+            let mut list = List::default();
+            (0..3).for_each(|_| list.push(end, &[b'x'; 100_000], &limits));
+            let node = if end == End::Left { list.nodes().next() } else { list.nodes().last() }.expect("three");
+            let used = node.as_bytes().len();
+            assert!(node.capacity() <= used + OVERHEAD, "{} bytes for {used}", node.capacity());
+        }
     }
 }

@@ -254,10 +254,13 @@ impl Listpack {
         Ok(Self { buf, start: 0 })
     }
 
-    /// An empty one with room for so many bytes in all, to be filled from behind if `front` says so, else from the front.
-    pub fn with_capacity(bytes: usize, front: bool) -> Self {
-        let mut buf = Vec::with_capacity(bytes.max(EMPTY.len()));
-        buf.resize(if front { buf.capacity() - EMPTY.len() } else { 0 }, 0);
+    /// Bytes of a listpack without entries.
+    pub const EMPTY_BYTES: usize = EMPTY.len();
+
+    /// An empty one with room for entries of so many bytes, in front of it if `front` says so, else behind.
+    pub fn with_capacity(entries: usize, front: bool) -> Self {
+        let mut buf = Vec::with_capacity(EMPTY.len() + entries);
+        buf.resize(if front { entries } else { 0 }, 0);
         let start = buf.len();
         buf.extend_from_slice(&EMPTY);
         Self { buf, start }
@@ -486,7 +489,7 @@ impl Listpack {
     /// Moves the entries from `pos` on into a new listpack.
     pub fn split_off(&mut self, pos: Pos) -> Self {
         let entries = &self.as_bytes()[pos..];
-        let mut tail = Self::with_capacity(HEADER + entries.len(), false);
+        let mut tail = Self::with_capacity(entries.len() - 1, false);
         tail.buf.pop();
         tail.buf.extend_from_slice(entries);
         let count = tail.positions().count();

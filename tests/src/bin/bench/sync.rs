@@ -27,12 +27,11 @@ struct Synced {
 pub(crate) fn run(scale: Scale, table: &mut Table) {
     let (keys, len) = (scale.of(1 << 20, 1 << 14), 1024);
     let args = ["--save", "", "--repl-backlog-size", "64mb"];
-    let starts: [fn(&[&str]) -> Server; 2] = [Server::ours, Server::redis];
     let mut results: [Vec<Synced>; 2] = Default::default();
     for round in 0..scale.of(3, 1) {
         for turn in 0..2 {
             let at = (round + turn) % 2;
-            let (master, replica) = (starts[at](&args), starts[at](&args));
+            let (master, replica) = (Server::BOTH[at](&args), Server::BOTH[at](&args));
             fill(&master, keys, len);
             results[at].push(sync(&master, &replica));
         }
