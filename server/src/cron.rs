@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use engine::KeysView;
-use engine::keyspace::{Added, Cursor, ExpiredKeys, Locked};
+use engine::keyspace::{Added, Cursor, ExpiredKeys, Locked, Shards};
 
 use crate::clock;
+use crate::config::Settings;
 use crate::info;
 use crate::net;
 use crate::persistence;
@@ -29,6 +30,7 @@ pub(crate) async fn run(server: &Arc<Server>) {
         expiry.tick(server).await;
         let commands = server.stats.commands.load(Ordering::Relaxed);
         spread.look(&server.spread, server.settings().io_threads_adaptive, commands);
+        server.unite_or_divide();
         if !server.repl.is_replica() {
             server.local_expiry.forget_all();
         } else if server.active_expire.load(Ordering::Acquire) {
@@ -110,56 +112,65 @@ impl ActiveExpiry {
     fn slice(&mut self, server: &Server, budget_us: u64) -> bool {
         let settings = server.settings();
         let until = clock::monotonic_ns() + budget_us * 1000;
-        let mut shards = 0;
-        while shards < server.keyspace.shard_count() && clock::monotonic_ns() < until {
-            shards += usize::from(self.visit(server, &settings));
+        let mut left = server.keyspace.shard_count();
+        while left > 0 && clock::monotonic_ns() < until {
+            left -= self.visit(server, &settings, left);
         }
         server.repl.wake_feeds();
-        shards == server.keyspace.shard_count()
+        left == 0
     }
 
-    /// Visits some positions of one shard under its lock; `true` if it came to the shard's end.
-    fn visit(&mut self, server: &Server, settings: &crate::config::Settings) -> bool {
+    /// Visits some positions under one lock: of one shard, or of up to `shards_max` if they have the same lock. Returns to
+    /// the end of how many it came.
+    fn visit(&mut self, server: &Server, settings: &Settings, shards_max: usize) -> usize {
         const POSITIONS: usize = 32;
+        let keyspace = &server.keyspace;
         let mut locked = Locked::default();
-        if server.keyspace.shard_count() == 1 {
-            locked = server.keyspace.lock_one(0);
-        } else if server.keyspace.add(&mut locked, self.shard) != Added::Yes {
+        if keyspace.is_united() {
+            locked = keyspace.lock_one(self.shard);
+        } else if keyspace.add(&mut locked, self.shard) != Added::Yes {
             // In use: those who serve clients go first, its turn comes again.
             self.next_shard(server);
-            return true;
+            return 1;
         }
         if !server.repl.still_writable(true, clock::monotonic_ms()) {
-            return true;
+            return shards_max;
         }
+        let shards_max = if locked.is_united() { shards_max } else { 1 };
         let now = clock::unix_ms();
-        let mut bytes = Vec::new();
-        let mut ended = false;
-        for _ in 0..POSITIONS {
-            let mut keys =
-                KeysView::new(&server.keyspace, &mut locked, &settings.limits, self.db, ExpiredKeys::Delete, now);
-            let (next, _) = keys.expire_at(self.shard, self.cursor);
-            if keys.has_lazily_deleted() {
-                let verb = settings.limits.expire_del();
-                let mut log = server.repl.log.lock();
-                keys.drain_lazily_deleted(|db, key| {
-                    bytes.clear();
-                    resp::encode_command(&mut bytes, &[verb, key]);
-                    log.append(db, &bytes);
-                    server.dirty.fetch_add(1, Ordering::Relaxed);
-                });
-            }
-            self.cursor = next.unwrap_or_default();
-            if next.is_none() {
-                self.db += 1;
-                if self.db == server.keyspace.databases() {
-                    self.next_shard(server);
-                    ended = true;
-                    break;
-                }
+        let (mut positions, mut ended) = (0, 0);
+        while positions < POSITIONS && ended < shards_max {
+            if self.db == keyspace.databases() {
+                self.next_shard(server);
+                ended += 1;
+            } else if locked.shard(self.shard).table(self.db).is_none_or(|table| table.expiring() == 0) {
+                (self.db, self.cursor) = (self.db + 1, Cursor::default());
+            } else {
+                positions += 1;
+                let next = self.expire(server, settings, &mut locked, now);
+                self.cursor = next.unwrap_or_default();
+                self.db += usize::from(next.is_none());
             }
         }
         ended
+    }
+
+    /// Deletes what has expired at the position; returns the next one of the table.
+    fn expire(&self, server: &Server, settings: &Settings, locked: &mut Locked<'_>, now: u64) -> Option<Cursor> {
+        let mut keys = KeysView::new(&server.keyspace, locked, &settings.limits, self.db, ExpiredKeys::Delete, now);
+        let (next, _) = keys.expire_at(self.shard, self.cursor);
+        if keys.has_lazily_deleted() {
+            let verb = settings.limits.expire_del();
+            let mut bytes = Vec::new();
+            let mut log = server.repl.log.lock();
+            keys.drain_lazily_deleted(|db, key| {
+                bytes.clear();
+                resp::encode_command(&mut bytes, &[verb, key]);
+                log.append(db, &bytes);
+                server.dirty.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        next
     }
 
     fn next_shard(&mut self, server: &Server) {

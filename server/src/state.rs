@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use engine::Keyspace;
 use engine::keyspace::SHARDS_MAX;
 use parking_lot::{Mutex, RwLock};
+use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use crate::acl::{User, Users};
@@ -130,6 +131,16 @@ pub fn random_u64() -> u64 {
     u64::from_le_bytes(random()).max(1)
 }
 
+/// What keys the hashes: random, or the same wherever `hash-seed` is. Then a SCAN that has begun at one instance goes on at
+/// another one with as many shards.
+fn hash_seed(words: &str) -> [u64; 2] {
+    if words.is_empty() {
+        return [random_u64(), random_u64()];
+    }
+    let digest = Sha256::digest(words);
+    [0, 8].map(|at| u64::from_le_bytes(std::array::from_fn(|i| digest[at + i])))
+}
+
 impl Server {
     pub fn new(settings: Settings, config_file: Option<PathBuf>, listening: Listening) -> Result<Self, String> {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
@@ -139,7 +150,7 @@ impl Server {
         let memory_max = (SHARDS_MAX * 16 / settings.databases.max(1) as usize).clamp(SHARDS_PER_WORKER, SHARDS_MAX);
         let many = (SHARDS_PER_WORKER * workers).min(memory_max);
         let shards = if workers == 1 { 1 } else { 1 << many.ilog2() };
-        let seed = [random_u64(), random_u64()];
+        let seed = hash_seed(&settings.hash_seed);
         engine::types::members::seed(seed);
         let run_id = replication::ReplId::from_random(random()).to_string();
         let keyspace = Keyspace::new(shards, settings.databases as usize, seed);
@@ -187,6 +198,16 @@ impl Server {
     /// The shared server, for a thread that is being started.
     pub fn arc(&self) -> Arc<Self> {
         self.this.get().and_then(Weak::upgrade).expect("a server that runs is shared")
+    }
+
+    /// One lock for all data while one thread runs commands. The link to a master is another one.
+    pub(crate) fn unite_or_divide(&self) {
+        let alone = self.spread.serving() == 1 && !self.repl.is_replica();
+        match (alone, self.keyspace.is_united()) {
+            (true, false) => self.keyspace.unite(),
+            (false, true) => self.keyspace.divide(),
+            (true, true) | (false, false) => {}
+        }
     }
 
     /// The present settings; a new `Arc` after every CONFIG SET.

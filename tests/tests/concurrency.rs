@@ -98,20 +98,29 @@ fn write(mut conn: Conn, seed: u64, commands: usize, pipeline: usize) {
     }
 }
 
-#[test]
-fn replicas_have_what_many_threads_did_to_the_master() {
+/// Many connections do this many commands each; `meanwhile` goes on until they have.
+fn replicas_have_what_was_done(commands: usize, meanwhile: impl Fn(&Server, &AtomicBool)) {
     let (master, redis, ours) = (Server::ours(THREADS), Server::redis(&["--save", ""]), Server::ours(THREADS));
     follow(&redis, &master);
-    let commands = 30_000;
+    let done = AtomicBool::new(false);
     thread::scope(|scope| {
-        for (seed, pipeline) in [(1, 1), (2, 1), (3, 7), (4, 16), (5, 16), (6, 64), (7, 150)] {
+        let writers = [(1, 1), (2, 1), (3, 7), (4, 16), (5, 16), (6, 64), (7, 150)].map(|(seed, pipeline)| {
             let conn = master.conn();
             let commands = if pipeline == 1 { commands / 4 } else { commands };
-            scope.spawn(move || write(conn, seed, commands, pipeline));
-        }
-        // A snapshot is taken meanwhile.
-        wait_for("some data", Duration::from_secs(20), || master.conn().text("DBSIZE") != "0");
-        follow(&ours, &master);
+            scope.spawn(move || write(conn, seed, commands, pipeline))
+        });
+        let other = scope.spawn(|| {
+            // A snapshot is taken meanwhile.
+            wait_for("some data", Duration::from_secs(20), || master.conn().text("DBSIZE") != "0");
+            follow(&ours, &master);
+        });
+        let all = scope.spawn(|| {
+            let failed = writers.into_iter().chain([other]).filter_map(|thread| thread.join().err()).count();
+            done.store(true, Ordering::Release);
+            failed
+        });
+        meanwhile(&master, &done);
+        assert_eq!(all.join().expect("it counts"), 0, "a writer failed");
     });
     assert_eq!(master.conn().text("SET last 1"), "OK");
     assert_same(&master, &redis);
@@ -121,6 +130,26 @@ fn replicas_have_what_many_threads_did_to_the_master() {
     let before = master.conn().text("DEBUG DIGEST");
     assert_eq!(master.conn().text("DEBUG RELOAD"), "OK");
     assert_eq!(master.conn().text("DEBUG DIGEST"), before);
+}
+
+#[test]
+fn replicas_have_what_many_threads_did_to_the_master() {
+    replicas_have_what_was_done(30_000, |_, _| {});
+}
+
+/// A thread that serves alone has one lock for everything, several have one for each shard.
+#[test]
+fn replicas_have_what_now_one_thread_and_now_many_did_to_the_master() {
+    replicas_have_what_was_done(15_000, |master, done| {
+        let mut conn = master.conn();
+        for adaptive in ["yes", "no"].iter().cycle() {
+            if done.load(Ordering::Acquire) {
+                break;
+            }
+            assert_eq!(conn.text(&format!("CONFIG SET io-threads-adaptive {adaptive}")), "OK");
+            thread::sleep(Duration::from_millis(120));
+        }
+    });
 }
 
 const ACCOUNTS: u64 = 12;

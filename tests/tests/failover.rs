@@ -1,9 +1,11 @@
 //! FAILOVER swaps the roles of a master and a replica, and SHUTDOWN waits for replicas: neither loses a write.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use harness::{Conn, Server, follow, wait_for};
+use resp::Value;
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -182,4 +184,57 @@ fn a_server_that_cannot_save_does_not_end_unless_it_must() {
     assert_eq!(server.conn().text("GET a"), "1");
     assert!(server.conn().try_call(&["SHUTDOWN", "FORCE"]).is_err());
     wait_for("the end", LONG, || server.has_ended());
+}
+
+/// The replica has its tables from a snapshot, and they grow before the scans go on: they are of another shape.
+#[test]
+fn a_scan_goes_on_at_the_next_master_when_both_have_the_same_hash_seed() {
+    const COUNT: usize = 5000;
+    let args = ["--save", "", "--hash-seed", "orchard"];
+    let (mut master, replica) = (Server::ours(&args), Server::ours(&args));
+    let mut conn = master.conn();
+    conn.cmd(&format!("DEBUG POPULATE {COUNT} key"));
+    for n in 0..COUNT {
+        conn.cmd(&format!("HSET hash key:{n} {n}"));
+    }
+    follow(&replica, &master);
+    let mut scans = ["SCAN", "HSCAN hash"].map(|command| Scan { command, cursor: "0".into(), seen: BTreeSet::new() });
+    for scan in &mut scans {
+        while scan.seen.len() < COUNT / 2 {
+            scan.step(&mut conn);
+        }
+    }
+    master.kill();
+    let mut conn = replica.conn();
+    conn.cmd("REPLICAOF NO ONE");
+    conn.cmd(&format!("DEBUG POPULATE {} more", 10 * COUNT));
+    for n in 0..COUNT {
+        conn.cmd(&format!("HSET hash more:{n} {n}"));
+    }
+    for mut scan in scans {
+        let before = scan.seen.len();
+        while scan.cursor != "0" {
+            scan.step(&mut conn);
+        }
+        assert!(before < COUNT, "{}: half of it", scan.command);
+        let missed: Vec<String> =
+            (0..COUNT).map(|n| format!("key:{n}")).filter(|key| !scan.seen.contains(key)).collect();
+        assert!(missed.is_empty(), "{}: {missed:?}", scan.command);
+    }
+}
+
+struct Scan {
+    command: &'static str,
+    cursor: String,
+    seen: BTreeSet<String>,
+}
+
+impl Scan {
+    fn step(&mut self, conn: &mut Conn) {
+        let reply = conn.cmd(&format!("{} {} COUNT 100", self.command, self.cursor));
+        let Some([cursor, found]) = reply.as_list() else { panic!("{}: {reply}", self.command) };
+        self.cursor = cursor.as_str().expect("a cursor").into();
+        let found = found.as_list().expect("what it has found").iter().filter_map(Value::as_str);
+        self.seen.extend(found.filter(|found| found.starts_with("key:")).map(String::from));
+    }
 }

@@ -1,7 +1,7 @@
 //! The table of parameters: `"name" / "alias" field: kind = default, class [, limit];`
 //!
 //! Names, defaults, ranges and error texts are those of Redis 7.2's `redis.conf`, except for `io-threads` (0: as many as
-//! the machine or the container has) and for our own ones at the end.
+//! the machine or the container has) and for those at the end, which are not Redis's.
 
 use engine::Limits;
 
@@ -295,6 +295,9 @@ parameters! {
     "use-exit-on-panic" use_exit_on_panic: bool = false, Hidden;
     "enable-debug-assert" enable_debug_assert: bool = false, Hidden;
     "watchdog-period" watchdog_period: i64 = 0, Hidden, INT;
+
+    // Valkey's.
+    "hash-seed" hash_seed: String = text(""), Start;
 
     // Ours.
     "metrics-port" metrics_port: i64 = 0, Start, PORT;

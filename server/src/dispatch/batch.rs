@@ -159,6 +159,24 @@ impl<'s> Batch<'s> {
         self.server.keyspace.prefetch(&mut self.held, touches);
     }
 
+    /// What is held, if that is all shards of a united keyspace.
+    #[inline]
+    pub(super) fn take_united(&mut self) -> Option<Locked<'s>> {
+        if !self.held.is_united() {
+            return None;
+        }
+        self.release_in_time();
+        self.held.is_united().then(|| std::mem::take(&mut self.held))
+    }
+
+    /// Others get their turn.
+    #[inline]
+    fn release_in_time(&mut self) {
+        if self.now_ns.saturating_sub(self.held_since_ns) > HELD_MAX_NS {
+            self.release();
+        }
+    }
+
     /// Locks one shard beside those that are held; `None`: the command is to be put off.
     #[inline]
     pub(super) fn hold(&mut self, shard: usize) -> Option<Locked<'s>> {
@@ -168,9 +186,7 @@ impl<'s> Batch<'s> {
     /// Locks several; `None`: the command is to be put off.
     #[inline]
     pub(super) fn hold_all(&mut self, shards: &[usize]) -> Option<Locked<'s>> {
-        if self.now_ns.saturating_sub(self.held_since_ns) > HELD_MAX_NS {
-            self.release();
-        }
+        self.release_in_time();
         if shards.len() > 1 {
             self.server.keyspace.prefetch_shards(shards);
             // With many held, one of several that it needs would often be another thread's.

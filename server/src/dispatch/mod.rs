@@ -409,9 +409,6 @@ fn keyed<'k>(server: &Server, positions: KeyPositions, args: &Args<'k>, hash: Op
 #[inline]
 fn needs(server: &Server, flags: Flags, keys: &[KeyHash<'_>], args: Args<'_>) -> Needs {
     let keyspace = &server.keyspace;
-    if keyspace.shard_count() == 1 {
-        return Needs::One(0);
-    }
     if flags.contains(Flags::ALL_SHARDS) {
         return match scan_cursor(args) {
             Some(cursor) => Needs::From(keyspace.scan_begins(cursor)),
@@ -459,6 +456,23 @@ fn expired_keys(batch: &Batch<'_>, origin: Origin) -> ExpiredKeys {
     }
 }
 
+/// `None`: the command is to be put off.
+#[inline]
+fn lock<'s>(batch: &mut Batch<'s>, needs: Needs) -> Option<Locked<'s>> {
+    match needs {
+        Needs::One(shard) => batch.hold(shard),
+        Needs::Some(shards) => batch.hold_all(&shards),
+        Needs::All => {
+            batch.release();
+            Some(batch.server.keyspace.lock_all())
+        }
+        Needs::From(shard) => {
+            batch.release();
+            Some(batch.server.keyspace.lock_from(shard))
+        }
+    }
+}
+
 /// `false`: nothing was done, the command is to be put off.
 fn run_engine(
     batch: &mut Batch<'_>,
@@ -470,19 +484,13 @@ fn run_engine(
 ) -> bool {
     let server = batch.server;
     let keys = keyed(server, entry.spec.key_positions(args), &args, hash);
-    let locked = match needs(server, entry.spec.flags, &keys, args) {
-        Needs::One(shard) => batch.hold(shard),
-        Needs::Some(shards) => batch.hold_all(&shards),
-        Needs::All => {
-            batch.release();
-            Some(server.keyspace.lock_all())
-        }
-        Needs::From(shard) => {
-            batch.release();
-            Some(server.keyspace.lock_from(shard))
-        }
+    let mut locked = match batch.take_united() {
+        Some(locked) => locked,
+        None => match lock(batch, needs(server, entry.spec.flags, &keys, args)) {
+            Some(locked) => locked,
+            None => return false,
+        },
     };
-    let Some(mut locked) = locked else { return false };
     if keys.len() > 1 {
         server.keyspace.prefetch_keys(&locked, session.db, &keys);
     }

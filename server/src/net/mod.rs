@@ -23,8 +23,9 @@ use replication::Ask;
 use resp::{Request, RequestLimits, RequestParser};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::LocalOptions;
 use tokio::sync::mpsc;
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::spawn_local;
 
 use crate::clients::Client;
 use crate::clock;
@@ -46,6 +47,9 @@ const BATCH: usize = 64;
 const READ: usize = 16 * 1024;
 /// A buffer larger than this is given back when it is empty.
 const KEEP: usize = 64 * 1024;
+
+/// Tasks that are polled before a thread asks the kernel what else has come, at most.
+const TASKS_BETWEEN_LOOKS: u32 = 512;
 
 /// A connection on its way to its worker.
 #[derive(Debug)]
@@ -107,10 +111,12 @@ pub fn start(server: &Arc<Server>, listeners: Opened) -> io::Result<Vec<std::thr
     Ok(threads)
 }
 
+/// Runs a thread's tasks: to the end of a round without looking for what has come meanwhile, which is the next one's.
 fn run_local(future: impl Future<Output = ()>) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.expect("the operating system gives an event queue");
-    LocalSet::new().block_on(&runtime, future);
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().event_interval(TASKS_BETWEEN_LOOKS).global_queue_interval(TASKS_BETWEEN_LOOKS);
+    let runtime = builder.build_local(LocalOptions::default());
+    runtime.expect("the operating system gives an event queue").block_on(future);
 }
 
 /// What the connections of a worker share.

@@ -233,10 +233,10 @@ impl Round {
         self.settle_counts();
         let settings = self.settings();
         let mut batch = Batch::with_buffer(&self.server, &settings, self.buffer.take());
-        // Those that are put off come once more behind the others; then their keys are waited for. Where there is one
-        // shard, nobody can go first.
+        // Those that are put off come once more behind the others; then their keys are waited for. Where one
+        // lock is for all, nobody can go first.
         let count = works.len();
-        let first_put_off = if self.server.keyspace.shard_count() > 1 { count } else { 0 };
+        let first_put_off = if self.server.keyspace.is_united() { 0 } else { count };
         let (mut at, mut ahead) = (0, 0);
         while at < works.len() {
             batch.puts_off = at < first_put_off;

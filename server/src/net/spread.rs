@@ -1,7 +1,8 @@
 //! How many of the workers serve: as few as do.
 //!
-//! Two workers cost more per command than one: each finds fewer sockets ready and fewer commands to run together, and
-//! what one has written the other fetches from its CPU. So all connections are the first worker's until it uses a whole
+//! Two workers cost more per command than one: each finds fewer sockets ready and fewer commands to run together, it locks
+//! a shard for each key where one that serves alone has one lock for all, and what one has written the other fetches from
+//! its CPU. So all connections are the first worker's until it uses a whole
 //! CPU and another one is idle; then half of them move. They move back when fewer workers can do it. A worker without
 //! connections sleeps.
 //!

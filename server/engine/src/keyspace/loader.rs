@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use super::{Keyspace, Slot, Value, table};
+use super::{Keyspace, Shards, Slot, Value, table};
 
 /// Entries that wait.
 const AHEAD: usize = 16;
@@ -43,7 +43,8 @@ impl<'k> Loader<'k> {
         access: u32,
     ) -> Result<(), Duplicate> {
         let hash = self.keyspace.hash(key);
-        let _ = self.keyspace.shards[self.keyspace.shard_of(hash)].lock().dbs[db].ahead(hash);
+        let shard = self.keyspace.shard_of(hash);
+        let _ = self.keyspace.lock_one(shard).shard(shard).dbs[db].ahead(hash);
         let mut slot = Slot::new(table::tag(hash), key, value, expires_ms);
         slot.get_mut().set_access(access);
         let next = if self.waiting.len() == AHEAD { self.waiting.pop_front() } else { None };
@@ -57,7 +58,9 @@ impl<'k> Loader<'k> {
     }
 
     fn put(&self, Waiting { db, hash, mut slot }: Waiting) -> Result<(), Duplicate> {
-        let mut shard = self.keyspace.shards[self.keyspace.shard_of(hash)].lock();
+        let number = self.keyspace.shard_of(hash);
+        let mut locked = self.keyspace.lock_one(number);
+        let shard = locked.shard_mut(number);
         let parity = shard.snapshot.parity();
         let table = &mut shard.dbs[db];
         if table.find(hash, slot.get().key()).is_some() {

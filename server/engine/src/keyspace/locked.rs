@@ -4,9 +4,13 @@
 //! of the shards ([`Keyspace::lock_some`], [`Keyspace::lock_all`]). Who adds shards to those that it holds as they come
 //! ([`Keyspace::add`]: the commands of many connections under one set of locks) does not wait: it is told that a shard is
 //! taken, and gives back what it has before it waits.
+//!
+//! A keyspace can be *united* ([`Keyspace::unite`]): then all its shards are under one lock, and whoever asks for one has them
+//! all. That is what a thread wants that works alone: it locks once, not for every key. [`Keyspace::divide`] gives each shard
+//! its lock again, before there are others.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::MutexGuard;
 use resp::Args;
@@ -24,6 +28,8 @@ const HELD_MAX: usize = 48;
 const PLACES: usize = 128;
 
 type Guard<'k> = MutexGuard<'k, Shard>;
+/// See `Keyspace::all`.
+type AllGuard<'k> = MutexGuard<'k, Vec<Shard>>;
 
 /// Shards in the order in which they came.
 #[derive(Debug)]
@@ -68,8 +74,10 @@ enum Guards<'k> {
     /// Whoever locks all shards waits for the others who do so at one place, not at each shard.
     All {
         guards: Vec<Guard<'k>>,
-        _turn: MutexGuard<'k, ()>,
+        _turn: AllGuard<'k>,
     },
+    /// The shards of a united keyspace.
+    United(AllGuard<'k>),
     Held(Box<Held<'k>>),
     /// From the first one on without a gap; the next ones follow as they are asked for.
     Rising(&'k Keyspace, usize, Vec<Guard<'k>>),
@@ -106,11 +114,11 @@ impl<'k> Locked<'k> {
         watched.get_or_insert_default().entry((db as u16, key.into())).or_default().push(Arc::clone(flag));
     }
 
-    /// Number of shards that were added one by one.
+    /// Number of locks that were added one by one.
     pub fn added(&self) -> usize {
         match &self.guards {
             Guards::Held(held) => held.guards.len(),
-            Guards::One(..) => 1,
+            Guards::One(..) | Guards::United(_) => 1,
             Guards::None | Guards::Many(_) | Guards::All { .. } | Guards::Rising(..) => 0,
         }
     }
@@ -118,6 +126,12 @@ impl<'k> Locked<'k> {
     /// Can shards be added to it? Not if they were locked together.
     pub fn grows(&self) -> bool {
         !matches!(self.guards, Guards::Many(_) | Guards::All { .. } | Guards::Rising(..))
+    }
+
+    /// Are they all shards, under one lock?
+    #[inline]
+    pub fn is_united(&self) -> bool {
+        matches!(self.guards, Guards::United(_))
     }
 
     /// Gives all locks back.
@@ -128,7 +142,18 @@ impl<'k> Locked<'k> {
                 held.places = [0; PLACES];
             }
             Guards::None => {}
-            Guards::One(..) | Guards::Many(_) | Guards::All { .. } | Guards::Rising(..) => self.guards = Guards::None,
+            Guards::One(..) | Guards::Many(_) | Guards::All { .. } | Guards::United(_) | Guards::Rising(..) => {
+                self.guards = Guards::None;
+            }
+        }
+    }
+
+    /// Gives one lock back, to who has waited longest for it.
+    pub(super) fn unlock_fair(self) {
+        match self.guards {
+            Guards::One(_, guard) => MutexGuard::unlock_fair(guard),
+            Guards::United(all) => MutexGuard::unlock_fair(all),
+            Guards::None | Guards::Many(_) | Guards::All { .. } | Guards::Held(_) | Guards::Rising(..) => {}
         }
     }
 
@@ -136,6 +161,7 @@ impl<'k> Locked<'k> {
     #[inline]
     fn get(&self, shard: usize) -> Option<&Shard> {
         match &self.guards {
+            Guards::United(all) => all.get(shard),
             Guards::One(number, guard) if *number == shard => Some(guard),
             Guards::Held(held) => held.find(shard).ok().map(|at| &*held.guards[at].1),
             Guards::Rising(_, first, guards) => guards.get(shard.wrapping_sub(*first)).map(|guard| &**guard),
@@ -146,57 +172,119 @@ impl<'k> Locked<'k> {
 }
 
 impl Keyspace {
+    /// Is one lock enough for all shards? Who has locked any of them, or none, can rely on it as long as that is so.
+    #[inline]
+    pub fn is_united(&self) -> bool {
+        self.united.load(Ordering::Relaxed)
+    }
+
+    /// From now on one lock is for all shards.
+    pub fn unite(&self) {
+        let mut all = self.all.lock();
+        if all.is_empty() {
+            let mut guards: Vec<Guard<'_>> = self.shards.iter().map(|shard| shard.lock()).collect();
+            all.extend(guards.iter_mut().map(|guard| std::mem::take(&mut **guard)));
+            self.united.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// From now on each shard has its own lock, if there are several.
+    pub fn divide(&self) {
+        let mut all = self.all.lock();
+        if all.len() > 1 {
+            let guards: Vec<Guard<'_>> = self.shards.iter().map(|shard| shard.lock()).collect();
+            for (mut guard, shard) in guards.into_iter().zip(all.drain(..)) {
+                *guard = shard;
+            }
+            self.united.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits for this shard, or for all of a united keyspace.
+    #[inline]
+    fn lock_first(&self, shard: usize) -> Result<Guard<'_>, AllGuard<'_>> {
+        loop {
+            if self.is_united() {
+                let all = self.all.lock();
+                if !all.is_empty() {
+                    return Err(all);
+                }
+            }
+            let guard = self.shards[shard].lock();
+            if !self.is_united() {
+                return Ok(guard);
+            }
+        }
+    }
+
     /// Locks one shard.
     #[inline]
     pub fn lock_one(&self, shard: usize) -> Locked<'_> {
-        Locked { guards: Guards::One(shard, self.shards[shard].lock()) }
+        let guards = match self.lock_first(shard) {
+            Ok(guard) => Guards::One(shard, guard),
+            Err(all) => Guards::United(all),
+        };
+        Locked { guards }
     }
 
     pub fn lock_all(&self) -> Locked<'_> {
-        if self.shards.len() == 1 {
-            return self.lock_one(0);
+        let all = self.all.lock();
+        if !all.is_empty() {
+            return Locked { guards: Guards::United(all) };
         }
-        let turn = self.all.lock();
-        Locked { guards: Guards::All { guards: self.shards.iter().map(|shard| shard.lock()).collect(), _turn: turn } }
+        Locked { guards: Guards::All { guards: self.shards.iter().map(|shard| shard.lock()).collect(), _turn: all } }
     }
 
     /// Locks these shards; the numbers are sorted here and may repeat.
     pub fn lock_some(&self, shards: &mut SmallVec<[usize; 8]>) -> Locked<'_> {
         shards.sort_unstable();
         shards.dedup();
-        match shards[..] {
-            [one] => self.lock_one(one),
-            _ => Locked { guards: Guards::Many(shards.iter().map(|&i| (i, self.shards[i].lock())).collect()) },
-        }
+        let Some((first, others)) = shards.split_first() else { return Locked::default() };
+        let guards = match self.lock_first(*first) {
+            Err(all) => Guards::United(all),
+            Ok(guard) if others.is_empty() => Guards::One(*first, guard),
+            Ok(guard) => {
+                let others = others.iter().map(|&shard| (shard, self.shards[shard].lock()));
+                Guards::Many(std::iter::once((*first, guard)).chain(others).collect())
+            }
+        };
+        Locked { guards }
     }
 
     /// Locks this shard and, as they are asked for, those behind it: for who goes through the shards and may stop soon.
     pub fn lock_from(&self, shard: usize) -> Locked<'_> {
         let shard = shard.min(self.shards.len() - 1);
-        Locked { guards: Guards::Rising(self, shard, vec![self.shards[shard].lock()]) }
+        let guards = match self.lock_first(shard) {
+            Ok(guard) => Guards::Rising(self, shard, vec![guard]),
+            Err(all) => Guards::United(all),
+        };
+        Locked { guards }
     }
 
     /// Adds a shard to those that are locked, if it need not be waited for.
     #[inline]
     pub fn add<'k>(&'k self, locked: &mut Locked<'k>, shard: usize) -> Added {
-        let held = match &mut locked.guards {
-            Guards::Held(held) => held,
+        match &mut locked.guards {
+            Guards::United(_) => return Added::Yes,
             Guards::One(number, _) if *number == shard => return Added::Yes,
-            Guards::None if self.shards.len() == 1 => {
-                let Some(guard) = self.shards[shard].try_lock() else { return Added::Taken };
-                locked.guards = Guards::One(shard, guard);
-                return Added::Yes;
+            guards if guards.are_none() && self.is_united() => {
+                let Some(all) = self.all.try_lock() else { return Added::Taken };
+                if !all.is_empty() {
+                    *guards = Guards::United(all);
+                    return Added::Yes;
+                }
             }
-            guards => {
-                let Guards::Held(held) = Held::over(guards) else { return Added::Full };
-                held
-            }
-        };
+            _ => {}
+        }
+        let Guards::Held(held) = Held::over(&mut locked.guards) else { return Added::Full };
         let Err(place) = held.find(shard) else { return Added::Yes };
         if held.guards.len() == HELD_MAX {
             return Added::Full;
         }
         let Some(guard) = self.shards[shard].try_lock() else { return Added::Taken };
+        if self.is_united() {
+            return Added::Taken;
+        }
         held.push(place, shard, guard);
         Added::Yes
     }
@@ -204,14 +292,14 @@ impl Keyspace {
     /// Locks the first shard of such a set, which is empty, and waits for it.
     pub fn add_first<'k>(&'k self, locked: &mut Locked<'k>, shard: usize) {
         assert!(locked.added() == 0, "who holds shards does not wait for another");
-        if self.shards.len() == 1 {
-            *locked = self.lock_one(shard);
-            return;
-        }
-        let guard = self.shards[shard].lock();
-        if let Guards::Held(held) = Held::over(&mut locked.guards) {
-            let place = held.find(shard).unwrap_or_else(|place| place);
-            held.push(place, shard, guard);
+        match self.lock_first(shard) {
+            Err(all) => locked.guards = Guards::United(all),
+            Ok(guard) => {
+                if let Guards::Held(held) = Held::over(&mut locked.guards) {
+                    let place = held.find(shard).unwrap_or_else(|place| place);
+                    held.push(place, shard, guard);
+                }
+            }
         }
     }
 
@@ -221,11 +309,11 @@ impl Keyspace {
     #[inline]
     pub fn prefetch<'k>(&'k self, locked: &mut Locked<'k>, touches: &[Touch<'_>]) {
         let shard_of = |touch: &Touch<'_>| self.shard_of(touch.hash);
-        if self.shards.len() > 1 {
+        if self.is_united() {
+            self.add(locked, 0);
+        } else {
             touches.iter().for_each(|touch| entry::prefetch_mut(&raw const self.shards[shard_of(touch)]));
             touches.iter().for_each(|touch| _ = self.add(locked, shard_of(touch)));
-        } else {
-            self.add(locked, 0);
         }
         // Commands about the same key often follow each other: its entry is looked for once.
         let runs = touches.chunk_by(|one, next| (one.hash, one.db) == (next.hash, next.db));
@@ -261,6 +349,17 @@ impl Keyspace {
     }
 }
 
+impl Guards<'_> {
+    /// Is nothing locked?
+    fn are_none(&self) -> bool {
+        match self {
+            Guards::None => true,
+            Guards::Held(held) => held.guards.is_empty(),
+            Guards::One(..) | Guards::Many(_) | Guards::All { .. } | Guards::United(_) | Guards::Rising(..) => false,
+        }
+    }
+}
+
 impl<'k> Held<'k> {
     /// Makes room for shards one by one, where none are locked.
     fn over<'g>(guards: &'g mut Guards<'k>) -> &'g mut Guards<'k> {
@@ -292,6 +391,7 @@ impl Shards for Locked<'_> {
     #[inline]
     fn shard_mut(&mut self, shard: usize) -> &mut Shard {
         match &mut self.guards {
+            Guards::United(all) => &mut all[shard],
             Guards::One(number, guard) => {
                 assert!(*number == shard, "{ONLY_NAMED_KEYS}");
                 guard
@@ -319,15 +419,19 @@ impl Shards for Locked<'_> {
     fn shard(&self, shard: usize) -> &Shard {
         match &self.guards {
             Guards::Many(guards) => &guards[index_of(guards, shard)].1,
-            Guards::None | Guards::One(..) | Guards::Held(_) | Guards::All { .. } | Guards::Rising(..) => {
-                self.get(shard).expect(ONLY_NAMED_KEYS)
-            }
+            Guards::None
+            | Guards::One(..)
+            | Guards::Held(_)
+            | Guards::All { .. }
+            | Guards::United(_)
+            | Guards::Rising(..) => self.get(shard).expect(ONLY_NAMED_KEYS),
         }
     }
 
     fn all_mut(&mut self) -> SmallVec<[&mut Shard; 1]> {
         match &mut self.guards {
             Guards::None => SmallVec::new(),
+            Guards::United(all) => all.iter_mut().collect(),
             Guards::One(_, guard) => smallvec::smallvec![&mut **guard],
             Guards::Held(held) => held.guards.iter_mut().map(|(_, guard)| &mut **guard).collect(),
             Guards::All { guards, .. } | Guards::Rising(_, _, guards) => {
@@ -351,7 +455,7 @@ mod tests {
         for shard in &numbers {
             assert_eq!(keyspace.add(&mut locked, *shard), Added::Yes);
             assert_eq!(keyspace.add(&mut locked, *shard), Added::Yes);
-            assert!(keyspace.shard(*shard).is_locked());
+            assert!(keyspace.shards[*shard].is_locked());
         }
         assert_eq!((locked.added(), keyspace.add(&mut locked, 1023)), (HELD_MAX, Added::Full));
         for shard in &numbers {
@@ -359,7 +463,7 @@ mod tests {
             assert!(std::ptr::eq(found, locked.shard(*shard)));
         }
         locked.clear();
-        assert!(numbers.iter().all(|shard| !keyspace.shard(*shard).is_locked()));
+        assert!(numbers.iter().all(|shard| !keyspace.shards[*shard].is_locked()));
         let other = keyspace.lock_one(5);
         assert_eq!((keyspace.add(&mut locked, 5), locked.added()), (Added::Taken, 0));
         drop(other);
@@ -371,7 +475,7 @@ mod tests {
     fn shards_are_locked_as_one_goes_through_them() {
         let keyspace = Keyspace::new(8, 1, [1, 2]);
         let mut locked = keyspace.lock_from(3);
-        let numbers = |keyspace: &Keyspace| (0..8).filter(|n| keyspace.shard(*n).is_locked()).collect::<Vec<_>>();
+        let numbers = |keyspace: &Keyspace| (0..8).filter(|n| keyspace.shards[*n].is_locked()).collect::<Vec<_>>();
         assert_eq!(numbers(&keyspace), [3]);
         let _: &Shard = locked.shard_mut(5);
         assert_eq!(locked.all_mut().len(), 3);
@@ -389,5 +493,82 @@ mod tests {
         let mut locked = Locked::default();
         assert_eq!(single.add(&mut locked, 0), Added::Yes);
         assert_eq!((single.add(&mut Locked::default(), 0), locked.added()), (Added::Taken, 1));
+    }
+
+    #[test]
+    fn a_united_keyspace_has_one_lock() {
+        let keyspace = Keyspace::new(8, 1, [1, 2]);
+        (0..8).for_each(|n| keyspace.lock_one(n).shard_mut(n).stats.hits = n as u64);
+        keyspace.unite();
+        keyspace.unite();
+        for lock in [Keyspace::lock_one, Keyspace::lock_from] {
+            let mut locked = lock(&keyspace, 3);
+            assert!(locked.is_united() && locked.grows());
+            assert_eq!(
+                locked.all_mut().iter().map(|shard| shard.stats.hits).collect::<Vec<_>>(),
+                [0, 1, 2, 3, 4, 5, 6, 7]
+            );
+            assert_eq!((keyspace.add(&mut locked, 5), locked.added()), (Added::Yes, 1));
+            assert_eq!(keyspace.add(&mut Locked::default(), 0), Added::Taken);
+        }
+        let mut locked = Locked::default();
+        keyspace.add_first(&mut locked, 6);
+        assert_eq!((locked.is_united(), locked.shard(1).stats.hits), (true, 1));
+        locked.clear();
+        assert!(keyspace.lock_some(&mut smallvec::smallvec![2, 1]).is_united());
+        keyspace.divide();
+        keyspace.divide();
+        assert!((0..8).all(|n| keyspace.lock_one(n).shard(n).stats.hits == n as u64));
+        assert_eq!(keyspace.add(&mut locked, 2), Added::Yes);
+        assert_eq!((locked.is_united(), keyspace.add(&mut Locked::default(), 3)), (false, Added::Yes));
+    }
+
+    #[test]
+    fn a_single_shard_is_always_united() {
+        let keyspace = Keyspace::new(1, 1, [1, 2]);
+        keyspace.divide();
+        assert!(keyspace.is_united() && keyspace.lock_one(0).is_united());
+    }
+
+    /// Each counts under what it has locked; nothing is counted in a place that is not the shard's any longer.
+    #[test]
+    fn who_locks_meanwhile_has_the_shards_that_are_valid() {
+        const SHARDS: usize = 4;
+        const COUNT: usize = 20_000;
+        let keyspace = Keyspace::new(SHARDS, 2, [1, 2]);
+        let count = |locked: &mut Locked<'_>, shard: usize| locked.shard_mut(shard).stats.hits += 1;
+        let ways: [&(dyn Fn(usize) + Sync); 5] = [
+            &|n| count(&mut keyspace.lock_one(n), n),
+            &|n| count(&mut keyspace.lock_some(&mut smallvec::smallvec![n, (n + 1) % SHARDS]), n),
+            &|n| count(&mut keyspace.lock_from(n / 2), n),
+            &|n| count(&mut keyspace.lock_all(), n),
+            &|n| {
+                let mut locked = Locked::default();
+                while keyspace.add(&mut locked, n) != Added::Yes {
+                    std::thread::yield_now();
+                }
+                count(&mut locked, n);
+                locked.clear();
+                keyspace.add_first(&mut locked, n);
+                assert_eq!(locked.shard(n).dbs.iter().count(), 2, "not what is in its place meanwhile");
+            },
+        ];
+        let left = std::sync::atomic::AtomicUsize::new(ways.len());
+        std::thread::scope(|scope| {
+            for way in ways {
+                let left = &left;
+                scope.spawn(move || {
+                    (0..COUNT).for_each(|i| way(i % SHARDS));
+                    left.fetch_sub(1, Ordering::Release);
+                });
+            }
+            while left.load(Ordering::Acquire) > 0 {
+                keyspace.unite();
+                std::thread::yield_now();
+                keyspace.divide();
+                std::thread::yield_now();
+            }
+        });
+        assert_eq!(keyspace.figures().stats().hits, (ways.len() * COUNT) as u64);
     }
 }

@@ -4,6 +4,7 @@
 //! [`KeysView`], and unlocks by dropping the guard. Shards are locked in rising order, so two callers cannot wait for
 //! each other.
 
+mod databases;
 pub mod entry;
 mod loader;
 mod locked;
@@ -18,6 +19,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use smallvec::SmallVec;
 
+pub use databases::Databases;
 pub use entry::{EntryRef, Value, ValueRef};
 pub use loader::{Duplicate, Loader};
 pub use locked::{Added, Locked, Shards, Touch};
@@ -55,7 +57,7 @@ impl Figures<'_> {
     fn for_each(&mut self, mut f: impl FnMut(&mut Shard)) {
         match &mut self.locked {
             Some(locked) => locked.all_mut().into_iter().for_each(f),
-            None => self.keyspace.shards.iter().for_each(|shard| f(&mut shard.lock())),
+            None => (0..self.keyspace.shards.len()).for_each(|n| f(self.keyspace.lock_one(n).shard_mut(n))),
         }
     }
 
@@ -63,7 +65,7 @@ impl Figures<'_> {
     pub fn sizes(&mut self) -> Vec<(usize, usize)> {
         let mut sizes = vec![(0, 0); self.keyspace.databases];
         self.for_each(|shard| {
-            for (sum, table) in sizes.iter_mut().zip(&shard.dbs) {
+            for (sum, table) in sizes.iter_mut().zip(shard.dbs.iter()) {
                 *sum = (sum.0 + table.len(), sum.1 + table.expiring());
             }
         });
@@ -93,8 +95,8 @@ impl Figures<'_> {
             let shard = match &mut self.locked {
                 Some(locked) => locked.shard_mut(number),
                 None => {
-                    own = self.keyspace.shards[number].lock();
-                    &mut *own
+                    own = self.keyspace.lock_one(number);
+                    own.shard_mut(number)
                 }
             };
             while seen < KEYS && visited < POSITIONS {
@@ -125,11 +127,11 @@ pub(crate) struct ShardStats {
 type Watched =
     hashbrown::HashMap<(u16, Box<[u8]>), Watchers, std::hash::BuildHasherDefault<siphasher::sip::SipHasher13>>;
 
-/// What one lock protects. Together with the lock it is one cache line: that is what a thread waits for when another one
-/// used the shard last.
+/// What one lock protects. Together with the lock it is two cache lines, with all that leads to a key of database 0: that is
+/// what a thread waits for when another one used the shard last.
 #[derive(Debug, Default)]
 pub struct Shard {
-    pub(crate) dbs: Box<[Table]>,
+    pub(crate) dbs: Databases,
     /// As long as there are any.
     watched: Option<Box<Watched>>,
     pub(crate) snapshot: snapshot::ShardSnapshot,
@@ -167,7 +169,7 @@ impl Shard {
 #[repr(align(64))]
 struct Apart(Mutex<Shard>);
 
-const _: () = assert!(size_of::<Apart>() == 64, "a shard is one cache line");
+const _: () = assert!(size_of::<Apart>() == 128, "a shard is two cache lines");
 
 impl std::ops::Deref for Apart {
     type Target = Mutex<Shard>;
@@ -181,8 +183,10 @@ impl std::ops::Deref for Apart {
 /// All data of a server.
 pub struct Keyspace {
     shards: Box<[Apart]>,
-    /// Held by who locks all shards.
-    all: Mutex<()>,
+    /// Held by who locks all shards. While the keyspace is united they are in here, and others in their places.
+    all: Mutex<Vec<Shard>>,
+    /// Changes while everything is locked.
+    united: AtomicBool,
     saved: Arc<snapshot::Saved>,
     /// Keys whose time had passed.
     expired: AtomicU64,
@@ -197,13 +201,18 @@ impl std::fmt::Debug for Keyspace {
 }
 
 impl Keyspace {
-    /// `shards`: a power of two up to [`SHARDS_MAX`]. `seed` keys the hash, so that nobody outside can make keys collide.
+    /// `shards`: a power of two up to [`SHARDS_MAX`]; a single one is always united. `seed` keys the hash, so that nobody outside can make keys collide.
     pub fn new(shards: usize, databases: usize, seed: [u64; 2]) -> Self {
         assert!(shards.is_power_of_two() && shards <= SHARDS_MAX, "the number of shards is a power of two");
         let saved = Arc::new(snapshot::Saved::new(shards));
-        let dbs = || (0..databases).map(|_| Table::default()).collect();
-        let shards = (0..shards).map(|_| Apart(Mutex::new(Shard { dbs: dbs(), ..Shard::default() }))).collect();
-        Self { shards, all: Mutex::new(()), saved, expired: AtomicU64::new(0), databases, seed }
+        let shard = || Shard { dbs: Databases::new(databases), ..Shard::default() };
+        let shards = (0..shards).map(|_| Apart(Mutex::new(shard()))).collect();
+        let (all, united, expired) = (Mutex::default(), AtomicBool::new(false), AtomicU64::new(0));
+        let keyspace = Self { shards, all, united, saved, expired, databases, seed };
+        if keyspace.shards.len() == 1 {
+            keyspace.unite();
+        }
+        keyspace
     }
 
     /// An empty one of the same shape: to load into, and to [`Keyspace::swap`] with.
@@ -237,11 +246,6 @@ impl Keyspace {
         usize::try_from(cursor >> Cursor::BITS).unwrap_or(usize::MAX).min(self.shards.len() - 1)
     }
 
-    /// The shard's lock itself: for walkers that take it often and briefly.
-    pub fn shard(&self, number: usize) -> &Mutex<Shard> {
-        &self.shards[number]
-    }
-
     /// Sums over all shards; no lock is held.
     pub fn figures(&self) -> Figures<'_> {
         Figures { keyspace: self, locked: None }
@@ -249,7 +253,7 @@ impl Keyspace {
 
     /// Keys in all databases.
     pub fn len(&self) -> usize {
-        self.shards.iter().map(|s| s.lock().dbs.iter().map(Table::len).sum::<usize>()).sum()
+        self.figures().sizes().into_iter().map(|(keys, _)| keys).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -258,12 +262,14 @@ impl Keyspace {
 
     pub fn reset_stats(&self) {
         self.expired.store(0, Ordering::Relaxed);
-        self.shards.iter().for_each(|s| s.lock().stats = ShardStats::default());
+        self.figures().for_each(|shard| shard.stats = ShardStats::default());
     }
 
     /// No longer asks what [`Locked::watch`] asked.
     pub fn unwatch(&self, db: usize, key: &[u8], flag: &Arc<AtomicBool>) {
-        let mut shard = self.shards[self.shard_of(self.hash(key))].lock();
+        let number = self.shard_of(self.hash(key));
+        let mut locked = self.lock_one(number);
+        let shard = locked.shard_mut(number);
         let Some(watched) = &mut shard.watched else { return };
         if let hashbrown::hash_map::Entry::Occupied(mut watchers) = watched.entry((db as u16, key.into())) {
             watchers.get_mut().retain(|w| !Arc::ptr_eq(w, flag));

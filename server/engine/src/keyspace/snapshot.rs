@@ -186,7 +186,7 @@ impl SnapshotWalk {
     pub fn abort(&mut self, keyspace: &Keyspace) {
         self.aborted = true;
         for shard in 0..keyspace.shard_count() {
-            keyspace.shard(shard).lock().snapshot.abort();
+            keyspace.lock_one(shard).shard_mut(shard).snapshot.abort();
         }
     }
 
@@ -212,7 +212,8 @@ impl SnapshotWalk {
         let db = self.db;
         let mut captured = Vec::new();
         {
-            let mut shard = keyspace.shard(self.shard).lock();
+            let mut locked = keyspace.lock_one(self.shard);
+            let shard = locked.shard_mut(self.shard);
             self.aborted |= shard.snapshot.open.is_none();
             let parity = shard.snapshot.parity;
             let mut positions = 0;
@@ -246,10 +247,10 @@ impl SnapshotWalk {
                 self.db = 0;
                 self.shard += 1;
             }
-            parking_lot::MutexGuard::unlock_fair(shard);
+            locked.unlock_fair();
         }
         // Of the shards that come later, too: what they save would grow until the walk is there.
-        keyspace.saved.take(|later| captured.push(keyspace.shard(later).lock().snapshot.take_captured()));
+        keyspace.saved.take(|later| captured.push(keyspace.lock_one(later).shard_mut(later).snapshot.take_captured()));
         if !self.aborted {
             if keys > 0 {
                 out(db, scratch, keys);

@@ -179,16 +179,18 @@ fn home(tag: u16) -> usize {
 #[derive(Default)]
 pub struct Table {
     /// 2^depth segment numbers by prefix; empty as long as the table is.
-    directory: Vec<u32>,
+    directory: Box<[u32]>,
     segments: Pieces<Segment>,
-    depth: u32,
+    depth: u8,
     /// Segments of that depth; the directory halves where there are none.
-    deepest: usize,
+    deepest: u32,
     len: usize,
     expiring: usize,
     /// Some overflow list has been longer than [`OVERFLOW_MAX`].
     crowded: bool,
 }
+
+const _: () = assert!(size_of::<Table>() == 64, "a table is no more than a cache line");
 
 impl std::fmt::Debug for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -212,10 +214,14 @@ impl Table {
 
     /// Bytes of directory and segments, without the entries.
     pub fn overhead(&self) -> usize {
-        self.directory.capacity() * size_of::<u32>()
+        self.directory.len() * size_of::<u32>()
             + self.segments.bytes()
             + self.segments.len() * size_of::<Buckets>()
             + self.segments.iter().map(|s| s.overflow.capacity() * size_of::<Slot>()).sum::<usize>()
+    }
+
+    fn depth(&self) -> u32 {
+        u32::from(self.depth)
     }
 
     #[inline]
@@ -310,7 +316,7 @@ impl Table {
     pub fn insert(&mut self, hash: u64, slot: Slot, rehash: impl Fn(&[u8]) -> u64) -> Place {
         if self.directory.is_empty() {
             self.segments.push(Segment::new(0, 0));
-            self.directory.push(0);
+            self.directory = Box::new([0]);
         }
         let expires = slot.get().expires_ms().is_some();
         let place = loop {
@@ -354,12 +360,14 @@ impl Table {
     fn split(&mut self, number: usize, rehash: &impl Fn(&[u8]) -> u64) {
         let Segment { depth, prefix: first, .. } = self.segments[number];
         let (depth, middle) = (depth + 1, first | 1 << (31 - depth));
-        if depth > self.depth {
-            self.directory = self.directory.iter().flat_map(|&n| [n, n]).collect();
+        if depth > self.depth() {
+            let mut doubled = Vec::with_capacity(2 * self.directory.len());
+            doubled.extend(self.directory.iter().flat_map(|&n| [n, n]));
+            self.directory = doubled.into_boxed_slice();
             self.depth += 1;
             self.deepest = 0;
         }
-        if depth == self.depth {
+        if depth == self.depth() {
             self.deepest += 2;
         }
         let old = std::mem::replace(&mut self.segments[number], Segment::new(depth, first));
@@ -380,7 +388,8 @@ impl Table {
     fn point_to(&mut self, number: usize) {
         let Segment { depth, prefix, .. } = self.segments[number];
         let first = (u64::from(prefix) << self.depth >> 32) as usize;
-        self.directory[first..first + (1 << (self.depth - depth))].fill(number as u32);
+        let count = 1 << (self.depth() - depth);
+        self.directory[first..first + count].fill(number as u32);
     }
 
     /// Joins this segment with its other half, and what comes of it with its own, as long as there is so little in them.
@@ -409,7 +418,7 @@ impl Table {
         if high != last {
             self.point_to(high);
         }
-        if gone.depth == self.depth {
+        if gone.depth == self.depth() {
             self.deepest -= 2;
         }
         let segment = &mut self.segments[low];
@@ -420,7 +429,7 @@ impl Table {
         while self.deepest == 0 && self.depth > 0 {
             self.directory = self.directory.iter().step_by(2).copied().collect();
             self.depth -= 1;
-            self.deepest = self.segments.iter().filter(|segment| segment.depth == self.depth).count();
+            self.deepest = self.segments.iter().filter(|segment| segment.depth == self.depth()).count() as u32;
         }
         low
     }
