@@ -192,10 +192,8 @@ impl Keyspace {
     pub fn divide(&self) {
         let mut all = self.all.lock();
         if all.len() > 1 {
-            let guards: Vec<Guard<'_>> = self.shards.iter().map(|shard| shard.lock()).collect();
-            for (mut guard, shard) in guards.into_iter().zip(all.drain(..)) {
-                *guard = shard;
-            }
+            let mut guards: Vec<Guard<'_>> = self.shards.iter().map(|shard| shard.lock()).collect();
+            guards.iter_mut().zip(all.drain(..)).for_each(|(guard, shard)| **guard = shard);
             self.united.store(false, Ordering::Relaxed);
         }
     }
