@@ -333,7 +333,8 @@ fn keys_of(out: &mut Encoder, args: Args<'_>, with_flags: bool) -> Result<(), Co
         return Err(CommandError::Static("ERR Invalid number of arguments specified for command"));
     }
     let keys: Vec<_> = positions.iter().filter(|at| args.get(*at).is_some()).collect();
-    if keys.is_empty() {
+    let miscounted = matches!(entry.spec.keys, Keys::Counted { .. }) && positions.step == 0;
+    if keys.is_empty() || miscounted {
         return Err(CommandError::Static("ERR Invalid arguments specified for command"));
     }
     out.array(keys.len());
