@@ -200,9 +200,9 @@ impl Server {
         self.this.get().and_then(Weak::upgrade).expect("a server that runs is shared")
     }
 
-    /// One lock for all data while one thread runs commands. The link to a master is another one.
+    /// One lock for all data while one thread works on it. The link to a master is another one, and so is a snapshot.
     pub(crate) fn unite_or_divide(&self) {
-        let alone = self.spread.serving() == 1 && !self.repl.is_replica();
+        let alone = self.spread.serving() == 1 && !self.repl.is_replica() && !self.persistence.walk.is_locked();
         match (alone, self.keyspace.is_united()) {
             (true, false) => self.keyspace.unite(),
             (false, true) => self.keyspace.divide(),
