@@ -118,7 +118,7 @@ impl Snapshot {
             .map(|(db, (keys, expiring))| (db, keys, expiring))
             .collect();
         // The walk holds a part of the data at a time, and clients have the others.
-        server.keyspace.divide();
+        server.unite_or_divide();
         let _apply = server.repl.apply.lock();
         let mut locked = server.keyspace.lock_all();
         let mut log = server.repl.log.lock();

@@ -203,11 +203,10 @@ impl Server {
     /// One lock for all data while one thread works on it. The link to a master is another one, and so is a snapshot.
     pub(crate) fn unite_or_divide(&self) {
         let alone = self.spread.serving() == 1 && !self.repl.is_replica() && !self.persistence.walk.is_locked();
-        match (alone, self.keyspace.is_united()) {
-            (true, false) => self.keyspace.unite(),
-            (false, true) => self.keyspace.divide(),
-            (true, true) | (false, false) => {}
+        if alone == self.keyspace.is_united() {
+            return;
         }
+        if alone { self.keyspace.unite() } else { self.keyspace.divide() }
     }
 
     /// The present settings; a new `Arc` after every CONFIG SET.

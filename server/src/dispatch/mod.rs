@@ -484,13 +484,8 @@ fn run_engine(
 ) -> bool {
     let server = batch.server;
     let keys = keyed(server, entry.spec.key_positions(args), &args, hash);
-    let mut locked = match batch.take_united() {
-        Some(locked) => locked,
-        None => match lock(batch, needs(server, entry.spec.flags, &keys, args)) {
-            Some(locked) => locked,
-            None => return false,
-        },
-    };
+    let locked = batch.take_united().or_else(|| lock(batch, needs(server, entry.spec.flags, &keys, args)));
+    let Some(mut locked) = locked else { return false };
     if keys.len() > 1 {
         server.keyspace.prefetch_keys(&locked, session.db, &keys);
     }

@@ -2,9 +2,8 @@
 //!
 //! Two workers cost more per command than one: each finds fewer sockets ready and fewer commands to run together, it locks
 //! a shard for each key where one that serves alone has one lock for all, and what one has written the other fetches from
-//! its CPU. So all connections are the first worker's until it uses a whole
-//! CPU and another one is idle; then half of them move. They move back when fewer workers can do it. A worker without
-//! connections sleeps.
+//! its CPU. So all connections are the first worker's until it uses a whole CPU and another one is idle; then half of them
+//! move. They move back when fewer workers can do it. A worker without connections sleeps.
 //!
 //! Whether more workers get more done depends on what the clients ask for: replies of single commands, yes; writes of one
 //! key, or of many keys each, no - they wait for each other's locks. So more serve on trial: what they do in a few tenths of

@@ -190,8 +190,11 @@ impl Keyspace {
 
     /// From now on each shard has its own lock, if there are several.
     pub fn divide(&self) {
+        if self.shards.len() == 1 {
+            return;
+        }
         let mut all = self.all.lock();
-        if all.len() > 1 {
+        if !all.is_empty() {
             let mut guards: Vec<Guard<'_>> = self.shards.iter().map(|shard| shard.lock()).collect();
             guards.iter_mut().zip(all.drain(..)).for_each(|(guard, shard)| **guard = shard);
             self.united.store(false, Ordering::Relaxed);

@@ -183,7 +183,7 @@ impl std::ops::Deref for Apart {
 /// All data of a server.
 pub struct Keyspace {
     shards: Box<[Apart]>,
-    /// Held by who locks all shards. While the keyspace is united they are in here, and others in their places.
+    /// Held by who locks all shards. While the keyspace is united they are in here, and empty ones in their places.
     all: Mutex<Vec<Shard>>,
     /// Changes while everything is locked.
     united: AtomicBool,
@@ -201,7 +201,8 @@ impl std::fmt::Debug for Keyspace {
 }
 
 impl Keyspace {
-    /// `shards`: a power of two up to [`SHARDS_MAX`]; a single one is always united. `seed` keys the hash, so that nobody outside can make keys collide.
+    /// `shards`: a power of two up to [`SHARDS_MAX`]; a single one is always united. `seed` keys the hash, so that nobody
+    /// outside can make keys collide.
     pub fn new(shards: usize, databases: usize, seed: [u64; 2]) -> Self {
         assert!(shards.is_power_of_two() && shards <= SHARDS_MAX, "the number of shards is a power of two");
         let saved = Arc::new(snapshot::Saved::new(shards));
