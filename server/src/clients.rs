@@ -114,7 +114,8 @@ impl Client {
 
     /// To be asked where there is no input: has it been told that it is idle, and is it so?
     pub(crate) fn is_idle(&self, timeout_s: i64) -> bool {
-        self.idle.swap(false, Ordering::AcqRel) && timeout_s > 0 && self.is_silent_for(timeout_s as u64)
+        let told = self.idle.load(Ordering::Acquire) && self.idle.swap(false, Ordering::AcqRel);
+        told && timeout_s > 0 && self.is_silent_for(timeout_s as u64)
     }
 
     /// The letters of CLIENT LIST.

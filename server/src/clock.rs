@@ -1,5 +1,6 @@
 //! The only reader of time.
 
+use std::cell::Cell;
 use std::sync::OnceLock;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,6 +26,23 @@ pub fn unix_ms() -> u64 {
 /// Unix time in microseconds.
 pub fn unix_us() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_micros() as u64)
+}
+
+/// What has to be added to a reading of the monotonic clock in ms, which has just been taken, for unix time. Each thread asks
+/// the other clock once in a millisecond at most.
+#[inline]
+pub fn unix_minus_monotonic_ms(now_ms: u64) -> u64 {
+    thread_local! {
+        /// The last answer, and for which reading.
+        static KNOWN: Cell<(u64, u64)> = const { Cell::new((u64::MAX, 0)) };
+    }
+    let (at, known) = KNOWN.get();
+    if at == now_ms {
+        return known;
+    }
+    let difference = unix_ms().wrapping_sub(now_ms);
+    KNOWN.set((now_ms, difference));
+    difference
 }
 
 /// Since the process started.

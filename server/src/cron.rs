@@ -13,6 +13,7 @@ use crate::info;
 use crate::net;
 use crate::persistence;
 use crate::state::Server;
+use crate::timers;
 
 const TICK: Duration = Duration::from_millis(100);
 /// Active expiry works in slices, so many in a tick as long as there is something to do: clients never wait for long.
@@ -97,10 +98,10 @@ impl ActiveExpiry {
             let idle = !on || self.slice(server, EXPIRE_SLICE_US + EXPIRE_EFFORT_US * effort);
             took_ms = took_ms.max(clock::monotonic_ms() - begun);
             if idle {
-                tokio::time::sleep(TICK / EXPIRE_SLICES * (left + 1)).await;
+                timers::sleep(TICK / EXPIRE_SLICES * (left + 1)).await;
                 break;
             }
-            tokio::time::sleep(TICK / EXPIRE_SLICES).await;
+            timers::sleep(TICK / EXPIRE_SLICES).await;
         }
         let threshold = server.settings().latency_monitor_threshold;
         if threshold > 0 && took_ms >= threshold as u64 {

@@ -2,17 +2,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 /// Four buckets for each power of two of nanoseconds: a value is known to a fifth. The last one is from 18 minutes on.
-pub const BUCKETS: usize = 160;
+const BUCKETS: usize = 160;
 
 /// The bucket of a duration.
 #[inline]
-pub fn bucket(nanos: u64) -> usize {
+fn bucket(nanos: u64) -> usize {
     let nanos = nanos.max(4);
     let exponent = 63 - nanos.leading_zeros();
     let quarter = nanos >> (exponent - 2) & 3;
@@ -25,15 +26,46 @@ fn bound(bucket: usize) -> u64 {
     if exponent < 2 { 4 } else { (5 + quarter) << (exponent - 2) }
 }
 
+/// How many durations of a batch there were in each bucket.
+#[derive(Debug)]
+pub struct Counts {
+    of: [u8; BUCKETS],
+    /// The others are all 0.
+    used: Range<usize>,
+}
+
+impl Default for Counts {
+    fn default() -> Self {
+        Self { of: [0; BUCKETS], used: 0..0 }
+    }
+}
+
+impl Counts {
+    /// Counts a duration; not more than 255 of them between [`Counts::clear`]s.
+    #[inline]
+    pub fn add(&mut self, nanos: u64) {
+        let bucket = bucket(nanos);
+        self.of[bucket] += 1;
+        let used = &self.used;
+        let start = if used.is_empty() { bucket } else { used.start.min(bucket) };
+        self.used = start..used.end.max(bucket + 1);
+    }
+
+    pub fn clear(&mut self) {
+        self.of[std::mem::take(&mut self.used)].fill(0);
+    }
+}
+
 /// Durations by bucket. It takes memory when the first one is counted.
 #[derive(Debug, Default)]
 pub struct Histogram(OnceLock<Box<[AtomicU64; BUCKETS]>>);
 
 impl Histogram {
     /// Counts the buckets of a batch.
-    pub fn add(&self, counts: &[u8; BUCKETS]) {
+    pub fn add(&self, counts: &Counts) {
         let all = self.0.get_or_init(|| Box::new([const { AtomicU64::new(0) }; BUCKETS]));
-        for (sum, n) in all.iter().zip(counts).filter(|(_, n)| **n > 0) {
+        let used = counts.used.clone();
+        for (sum, n) in all[used.clone()].iter().zip(&counts.of[used]).filter(|(_, n)| **n > 0) {
             sum.fetch_add(u64::from(*n), Ordering::Relaxed);
         }
     }
@@ -216,9 +248,12 @@ mod tests {
     fn percentiles_and_cumulative_counts_come_from_the_buckets() {
         let histogram = Histogram::default();
         assert_eq!((histogram.total(), histogram.percentile(50.0)), (0, 0));
-        let mut counts = [0; BUCKETS];
-        counts[bucket(1000)] = 98;
-        counts[bucket(1_000_000)] = 2;
+        let mut counts = Counts::default();
+        counts.add(5);
+        counts.clear();
+        counts.clear();
+        (0..98).for_each(|_| counts.add(1000));
+        (0..2).for_each(|_| counts.add(1_000_000));
         histogram.add(&counts);
         assert!((1000..1300).contains(&histogram.percentile(50.0)));
         assert!((1_000_000..1_300_000).contains(&histogram.percentile(99.0)));

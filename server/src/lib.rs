@@ -1,7 +1,7 @@
 //! The server: the shell around the pure crates. It owns sockets, files, threads and time, and decides as little as it
 //! can.
 //!
-//! - [`config`], [`clock`], [`logging`]: settings, time, log lines.
+//! - [`config`], [`clock`], `timers`, [`logging`]: settings, time, log lines.
 //! - [`state`]: what all threads share. [`registry`]: commands by name. [`dispatch`]: one command from bytes to reply.
 //! - `cron`: what happens by the clock.
 //! - [`net`]: workers and connections; a command runs on the thread that read it.
@@ -34,6 +34,7 @@ pub mod repl;
 pub mod shutdown;
 pub mod state;
 pub mod supervise;
+mod timers;
 
 /// The Redis version whose behaviour clients may expect.
 pub const REDIS_VERSION: &str = "7.2.4";

@@ -13,13 +13,13 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::time::timeout;
 
 use crate::clock;
 use crate::config::OnSignal;
 use crate::persistence;
 use crate::repl::Hold;
 use crate::state::Server;
+use crate::timers::{sleep, timeout};
 
 /// How to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -116,7 +116,7 @@ async fn attempt(server: &Arc<Server>, request: Request, signals: &mut Signals) 
     shutdown.running.store(true, Ordering::Release);
     // DEBUG PAUSE-CRON: what is done by the clock waits, this too.
     while server.cron_paused.load(Ordering::Acquire) && !shutdown.aborted.load(Ordering::Acquire) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        sleep(Duration::from_millis(10)).await;
     }
     server.hold_writes(Hold::Shutdown);
     if !request.now {

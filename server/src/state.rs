@@ -21,7 +21,7 @@ use crate::persistence::Persistence;
 use crate::rates::Rates;
 use crate::repl::{Hold, Replication};
 use crate::shutdown::Shutdown;
-use crate::{descriptors, latency, logging};
+use crate::{descriptors, latency, logging, timers};
 
 const SHARDS_PER_WORKER: usize = 64;
 
@@ -264,7 +264,7 @@ impl Server {
     /// DEBUG SLEEP makes the connections to masters and replicas hang too, as if the process did.
     pub async fn awake(&self) {
         while let left @ 1.. = self.asleep_until_ms.load(Ordering::Relaxed).saturating_sub(clock::monotonic_ms()) {
-            tokio::time::sleep(std::time::Duration::from_millis(left)).await;
+            timers::sleep(std::time::Duration::from_millis(left)).await;
         }
     }
 

@@ -101,7 +101,7 @@ pub struct Batch<'s> {
     /// Commands that were run, not those that were rejected.
     commands: u64,
     /// Durations of the counted ones, by bucket.
-    spread: [u8; latency::BUCKETS],
+    spread: latency::Counts,
     changes: u64,
 }
 
@@ -113,7 +113,7 @@ impl<'s> Batch<'s> {
     /// With what [`Batch::end`] returned: an empty buffer that need not grow again.
     pub fn with_buffer(server: &'s Server, settings: &'s Settings, buffer: Vec<u8>) -> Self {
         let now_ns = clock::monotonic_ns();
-        let unix_minus_now_ms = clock::unix_ms().wrapping_sub(now_ns / 1_000_000);
+        let unix_minus_now_ms = clock::unix_minus_monotonic_ms(now_ns / 1_000_000);
         Self {
             server,
             settings,
@@ -126,7 +126,7 @@ impl<'s> Batch<'s> {
             end: 0,
             counted: None,
             commands: 0,
-            spread: [0; latency::BUCKETS],
+            spread: latency::Counts::default(),
             changes: 0,
         }
     }
@@ -322,7 +322,7 @@ impl<'s> Batch<'s> {
                 self.counted = Some((entry, 1, nanos));
             }
         }
-        self.spread[latency::bucket(nanos)] += 1;
+        self.spread.add(nanos);
         nanos
     }
 
@@ -338,7 +338,7 @@ impl<'s> Batch<'s> {
             if self.settings.latency_tracking {
                 entry.stats.durations.add(&self.spread);
             }
-            self.spread = [0; latency::BUCKETS];
+            self.spread.clear();
         }
     }
 

@@ -383,27 +383,28 @@ enum Needs {
 /// The keys of a command.
 type Keyed<'k> = SmallVec<[KeyHash<'k>; 10]>;
 
-/// `hash`: of the first argument, if that is known.
+/// Adds the keys of a command. `hash`: of the first argument, if that is known.
 #[inline]
-fn keyed<'k>(server: &Server, positions: KeyPositions, args: &Args<'k>, hash: Option<u64>) -> Keyed<'k> {
-    let hash_of = |at: usize, key| match hash {
-        Some(hash) if at == 1 => hash,
-        _ => server.keyspace.hash(key),
+fn collect_keys<'k>(
+    keys: &mut Keyed<'k>,
+    server: &Server,
+    positions: KeyPositions,
+    args: &Args<'k>,
+    hash: Option<u64>,
+) {
+    let key_at = |at: usize| {
+        let key = args.get(at)?;
+        let hash = hash.filter(|_| at == 1).unwrap_or_else(|| server.keyspace.hash(key));
+        Some(KeyHash { key, hash })
     };
-    let mut keys = Keyed::new();
-    // One key is the common case: it is put where it stays.
     match positions.single() {
         Some(at) => {
-            if let Some(key) = args.get(at) {
-                keys.push(KeyHash { key, hash: hash_of(at, key) });
+            if let Some(key) = key_at(at) {
+                keys.push(key);
             }
         }
-        None => keys.extend(positions.iter().filter_map(|at| {
-            let key = args.get(at)?;
-            Some(KeyHash { key, hash: hash_of(at, key) })
-        })),
+        None => keys.extend(positions.iter().filter_map(key_at)),
     }
-    keys
 }
 
 #[inline]
@@ -483,7 +484,8 @@ fn run_engine(
     hash: Option<u64>,
 ) -> bool {
     let server = batch.server;
-    let keys = keyed(server, entry.spec.key_positions(args), &args, hash);
+    let mut keys = Keyed::new();
+    collect_keys(&mut keys, server, entry.spec.key_positions(args), &args, hash);
     let locked = batch.take_united().or_else(|| lock(batch, needs(server, entry.spec.flags, &keys, args)));
     let Some(mut locked) = locked else { return false };
     if keys.len() > 1 {

@@ -18,6 +18,7 @@ use tokio::task::spawn_local;
 use super::{ClientSocket, Incoming, Senders};
 use crate::config::Settings;
 use crate::state::Server;
+use crate::timers;
 
 /// Listening sockets on their way to the acceptor.
 #[derive(Debug)]
@@ -165,7 +166,7 @@ async fn accept_tcp(server: Arc<Server>, listener: StdListener, seats: Rc<Seats>
             Err(e) if e.kind() == io::ErrorKind::InvalidInput => return,
             Err(_) => {
                 // Out of descriptors: give those that close a moment.
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                timers::sleep(Duration::from_millis(10)).await;
                 continue;
             }
         };
@@ -194,7 +195,7 @@ async fn accept_unix(server: Arc<Server>, listener: std::os::unix::net::UnixList
     let Ok(listener) = UnixListener::from_std(listener) else { return };
     loop {
         let Ok(mut stream) = listener.accept().await.and_then(|(s, _)| s.into_std()) else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+            timers::sleep(Duration::from_millis(10)).await;
             continue;
         };
         if let Some(refusal) = refuse(&server, &server.settings(), None) {

@@ -1,13 +1,15 @@
 //! Workers and connections: a command runs on the thread that read it.
 //!
-//! Each worker is an OS thread with a current-thread runtime; one more thread accepts and hands the sockets round. A
-//! connection reads what there is and parses all whole requests; what all connections of a worker have read is run together
+//! Each worker is an OS thread that waits for its sockets ([`events`]) and polls its connections ([`tasks`]); one more thread
+//! accepts and hands the sockets round. A connection reads what there is and parses all whole requests; what all connections of a worker have read is run together
 //! ([`round`]); then each writes all its replies at once. As few workers serve as do ([`spread`]): a connection may move.
 
+mod events;
 mod listen;
 mod round;
 mod spread;
 mod stream;
+mod tasks;
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -22,8 +24,7 @@ use std::time::Duration;
 use replication::Ask;
 use resp::{Request, RequestLimits, RequestParser};
 use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpStream, UnixStream};
-use tokio::runtime::LocalOptions;
+use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::mpsc;
 use tokio::task::spawn_local;
 
@@ -33,9 +34,11 @@ use crate::config::{OutputLimit, Settings};
 use crate::dispatch::{Next, Origin, Session};
 use crate::repl;
 use crate::state::Server;
+use crate::timers;
 
 use round::{Round, Turn, Work};
 use stream::{ClientSocket, Stream};
+use tasks::{Passes, Tasks};
 
 pub(crate) use listen::bind_all;
 pub use listen::{Listening, Opened};
@@ -48,8 +51,7 @@ const READ: usize = 16 * 1024;
 /// A buffer larger than this is given back when it is empty.
 const KEEP: usize = 64 * 1024;
 
-/// Tasks that are polled before a thread asks the kernel what else has come, at most.
-const TASKS_BETWEEN_LOOKS: u32 = 512;
+const NO_EVENT_QUEUE: &str = "the operating system gives an event queue";
 
 /// A connection on its way to its worker.
 #[derive(Debug)]
@@ -91,32 +93,35 @@ pub fn start(server: &Arc<Server>, listeners: Opened) -> io::Result<Vec<std::thr
     let (senders, receivers): (Vec<_>, Vec<_>) = (0..server.workers).map(|_| mpsc::channel::<Incoming>(1024)).unzip();
     let senders: Senders = senders.into();
     let mut threads = Vec::new();
-    for (number, receiver) in receivers.into_iter().enumerate() {
-        let (server, senders) = (Arc::clone(server), Arc::clone(&senders));
-        let thread = std::thread::Builder::new().name(format!("worker-{number}"));
-        threads.push(thread.spawn(move || Worker::run(server, number, senders, receiver))?);
-    }
-    let shared = Arc::clone(server);
+    let (handles, handle) = std::sync::mpsc::sync_channel(1);
+    let (shared, shared_senders) = (Arc::clone(server), Arc::clone(&senders));
     threads.push(std::thread::Builder::new().name("acceptor".into()).spawn(move || {
-        run_local(async move {
-            spawn_local(listen::accept(Arc::clone(&shared), listeners, senders));
+        let runtime = local_runtime();
+        let _ = handles.send(runtime.handle().clone());
+        runtime.block_on(async move {
+            spawn_local(listen::accept(Arc::clone(&shared), listeners, shared_senders));
             spawn_local(repl::run_failovers(Arc::clone(&shared)));
             crate::cron::run(&shared).await;
         });
     })?);
+    let timers = handle.recv().map_err(io::Error::other)?;
+    for (number, receiver) in receivers.into_iter().enumerate() {
+        let (server, senders, timers) = (Arc::clone(server), Arc::clone(&senders), timers.clone());
+        let thread = std::thread::Builder::new().name(format!("worker-{number}"));
+        threads.push(thread.spawn(move || {
+            timers::use_those_of(timers);
+            Worker::run(server, number, senders, receiver);
+        })?);
+    }
     let shared = Arc::clone(server);
-    threads.push(
-        std::thread::Builder::new().name("replica-link".into()).spawn(move || run_local(repl::run_link(shared)))?,
-    );
+    let link = std::thread::Builder::new().name("replica-link".into());
+    threads.push(link.spawn(move || local_runtime().block_on(repl::run_link(shared)))?);
     Ok(threads)
 }
 
-/// Runs a thread's tasks: to the end of a round without looking for what has come meanwhile, which is the next one's.
-fn run_local(future: impl Future<Output = ()>) {
-    let mut builder = tokio::runtime::Builder::new_current_thread();
-    builder.enable_all().event_interval(TASKS_BETWEEN_LOOKS).global_queue_interval(TASKS_BETWEEN_LOOKS);
-    let runtime = builder.build_local(LocalOptions::default());
-    runtime.expect("the operating system gives an event queue").block_on(future);
+fn local_runtime() -> LocalRuntime {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+    runtime.expect(NO_EVENT_QUEUE)
 }
 
 /// What the connections of a worker share.
@@ -124,47 +129,40 @@ struct Worker {
     server: Arc<Server>,
     number: usize,
     round: Round,
+    tasks: Rc<Tasks>,
     senders: Senders,
 }
 
 impl Worker {
-    fn run(server: Arc<Server>, number: usize, senders: Senders, mut incoming: mpsc::Receiver<Incoming>) {
+    fn run(server: Arc<Server>, number: usize, senders: Senders, mut incoming: mpsc::Receiver<Incoming>) -> ! {
         server.spread.begin(number);
-        let worker = Rc::new(Self { round: Round::new(&server), server, number, senders });
-        run_local(async move {
+        let tasks = Tasks::new().expect(NO_EVENT_QUEUE);
+        let worker = Self { round: Round::new(&server), tasks: Rc::clone(&tasks), server, number, senders };
+        let worker = Rc::new(worker);
+        tasks.spawn(async move {
             while let Some(connection) = incoming.recv().await {
                 worker.take(connection);
             }
         });
+        Passes::new(tasks).run()
     }
 
     fn take(self: &Rc<Self>, Incoming { seat, socket, begun }: Incoming) {
         let begun = begun.unwrap_or_else(|| Begun::new(&self.server, &socket));
-        match socket {
-            ClientSocket::Tcp(stream) => self.serve(TcpStream::from_std(stream), seat, *begun),
-            ClientSocket::Unix(stream) => self.serve(UnixStream::from_std(stream), seat, *begun),
-        }
-    }
-
-    fn serve<S: Stream + 'static>(self: &Rc<Self>, stream: io::Result<S>, seat: u32, begun: Begun) {
-        match stream {
-            Ok(stream) => _ = spawn_local(connection(Rc::clone(self), stream, seat, begun)),
+        match Stream::new(socket, &self.tasks) {
+            Ok(stream) => self.tasks.spawn(connection(Rc::clone(self), stream, seat, *begun)),
             Err(_) => begun.end(&self.server),
         }
     }
 
     /// Hands a connection to the worker that it belongs to.
-    async fn pass_on<S: Stream>(&self, stream: S, seat: u32, begun: Begun) {
-        let socket = match stream.into_socket() {
-            Ok(socket) => socket,
-            Err(_) => return begun.end(&self.server),
-        };
-        let incoming = Incoming { seat, socket, begun: Some(Box::new(begun)) };
+    async fn pass_on(&self, stream: Stream, seat: u32, begun: Begun) {
+        let incoming = Incoming { seat, socket: stream.into_socket(), begun: Some(Box::new(begun)) };
         let _ = self.senders[self.server.spread.worker_of(seat)].send(incoming).await;
     }
 }
 
-async fn connection<S: Stream>(worker: Rc<Worker>, stream: S, seat: u32, begun: Begun) {
+async fn connection(worker: Rc<Worker>, stream: Stream, seat: u32, begun: Begun) {
     let Begun { client, parser, work } = begun;
     let server = Arc::clone(&worker.server);
     client.set_task(poll_fn(|cx| Poll::Ready(cx.waker().clone())).await);
@@ -194,10 +192,10 @@ enum End {
     Moves,
 }
 
-struct Connection<S> {
+struct Connection {
     server: Arc<Server>,
     worker: Rc<Worker>,
-    stream: S,
+    stream: Stream,
     /// Says which worker serves it.
     seat: u32,
     client: Arc<Client>,
@@ -213,7 +211,7 @@ enum Batched {
     Psync(Ask),
 }
 
-impl<S: Stream> Connection<S> {
+impl Connection {
     /// Until the connection ends, becomes a feed or moves.
     async fn serve(&mut self) -> io::Result<End> {
         loop {
@@ -228,7 +226,6 @@ impl<S: Stream> Connection<S> {
             loop {
                 let (consumed, broken) = self.parse(start, &settings);
                 if self.work.borrow().frames.is_empty() && broken.is_none() {
-                    self.client.touch();
                     break;
                 }
                 let end = self.run().await?;
@@ -243,6 +240,13 @@ impl<S: Stream> Connection<S> {
                     Batched::Close => return Ok(End::Closed),
                     Batched::Psync(ask) => return Ok(End::Feeds(ask)),
                 }
+                if start == self.work.borrow().input.len() {
+                    break;
+                }
+            }
+            // Whose requests were run has been seen by their round.
+            if start == 0 {
+                self.client.touch();
             }
             let work = &mut *self.work.borrow_mut();
             work.input.drain(..start);
@@ -264,8 +268,8 @@ impl<S: Stream> Connection<S> {
 
     /// Waits for more input and reads it; 0: the connection is over, from either side.
     async fn read(&mut self) -> io::Result<usize> {
-        poll_fn(|cx| {
-            let read = self.stream.poll_recv(cx, &mut self.work.borrow_mut().input);
+        poll_fn(|_| {
+            let read = self.stream.poll_recv(&mut self.work.borrow_mut().input);
             if read.is_ready() {
                 return read;
             }
@@ -309,7 +313,7 @@ impl<S: Stream> Connection<S> {
         let mut end = Batched::Continue;
         while !self.work.borrow().is_over() {
             let first = self.worker.round.submit(&self.work);
-            others_first(first).await;
+            self.others_first(first).await;
             self.worker.round.run();
             let next = std::mem::replace(&mut self.work.borrow_mut().next, Next::Continue);
             match next {
@@ -350,6 +354,20 @@ impl<S: Stream> Connection<S> {
         Ok(end)
     }
 
+    /// Lets the other connections that have something to read go first: what they all ask for is run together, and replies
+    /// that leave together wake their clients once.
+    async fn others_first(&self, wait: Turn) {
+        let mut waited = wait == Turn::Now;
+        poll_fn(|_| {
+            if std::mem::replace(&mut waited, true) {
+                return Poll::Ready(());
+            }
+            self.worker.tasks.poll_again();
+            Poll::Pending
+        })
+        .await;
+    }
+
     /// Holds the replies of a write until its quorum has it, and until the master that ran it is known to have been
     /// one when it did (FAILOVER R3, R4). One that takes part in an election may be elected again, with the same history
     /// (R11): its replies wait for that as its writes do. If it is told to follow, its clients are disconnected.
@@ -375,7 +393,7 @@ impl<S: Stream> Connection<S> {
             if repl.is_replica() || self.client.killed.load(Ordering::Acquire) {
                 return Err(io::ErrorKind::ConnectionAborted.into());
             }
-            let _ = tokio::time::timeout(Duration::from_millis(100), changed).await;
+            let _ = timers::timeout(Duration::from_millis(100), changed).await;
             self.client.touch();
         }
     }
@@ -412,7 +430,7 @@ impl<S: Stream> Connection<S> {
         };
         // Above the soft limit a client has its time to take what was asked for.
         let written =
-            if limited { tokio::time::timeout(Duration::from_secs(soft.seconds), rest).await } else { Ok(rest.await) };
+            if limited { timers::timeout(Duration::from_secs(soft.seconds), rest).await } else { Ok(rest.await) };
         self.client.output.store(0, Ordering::Relaxed);
         self.client.touch();
         written.unwrap_or_else(|_| {
@@ -433,7 +451,7 @@ impl<S: Stream> Connection<S> {
         self.flush().await?;
         let _blocked = Blocked::new(&self.server, &self.client);
         let changed = self.server.pause.changed.notified();
-        let _ = tokio::time::timeout(Duration::from_millis(20), changed).await;
+        let _ = timers::timeout(Duration::from_millis(20), changed).await;
         if self.client.killed.load(Ordering::Acquire) {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
@@ -492,7 +510,7 @@ impl<S: Stream> Connection<S> {
             }
             let left = if timeout_ms == 0 { 100 } else { (begun + timeout_ms).saturating_sub(clock::monotonic_ms()) };
             tokio::select! {
-                _ = tokio::time::timeout(Duration::from_millis(left.clamp(1, 100)), acked) => {}
+                _ = timers::timeout(Duration::from_millis(left.clamp(1, 100)), acked) => {}
                 () = client.wake.notified() => {}
             }
         }
@@ -531,18 +549,4 @@ impl Drop for Blocked<'_> {
         self.client.blocked.store(false, Ordering::Release);
         self.client.touch();
     }
-}
-
-/// Lets the other connections that have something to read go first: what they all ask for is run together, and replies
-/// that leave together wake their clients once.
-async fn others_first(wait: Turn) {
-    let mut waited = wait == Turn::Now;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut waited, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

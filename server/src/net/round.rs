@@ -288,8 +288,10 @@ fn look_ahead<'w>(batch: &mut Batch<'_>, works: impl Iterator<Item = &'w Shared>
             break;
         }
     }
-    let touches: SmallVec<[Touch<'_>; 64]> = borrowed.iter().flat_map(|work| work.touches()).collect();
-    if touches.len() > 1 {
+    // What one request touches, it will ask for itself at once.
+    if requests > 1 {
+        let mut touches = SmallVec::<[Touch<'_>; 64]>::new();
+        touches.extend(borrowed.iter().flat_map(|work| work.touches()));
         batch.prefetch(&touches);
     }
     borrowed.len()

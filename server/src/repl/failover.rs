@@ -5,11 +5,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use replication::failover::{Address, Candidate, Effect, FailoverError, Request};
-use tokio::time::timeout;
 
 use super::{FeedState, Hold, Target};
 use crate::clock;
 use crate::state::Server;
+use crate::timers::timeout;
 
 /// How long an acknowledgement is waited for before it is asked for again.
 const ASK_MS: u64 = 100;

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::Settings;
 use crate::dispatch::Session;
 use crate::state::Server;
+use crate::timers;
 
 /// Bytes read from the log for one write.
 const CHUNK: usize = 256 * 1024;
@@ -273,7 +274,7 @@ impl<S: AsyncRead + AsyncWrite> Driver<'_, S> {
                 piece = next(&mut self.pieces), if !writes => self.on_piece(piece)?,
                 () = self.feed.wake.notified() => {}
                 () = self.session.client.wake.notified() => {}
-                () = tokio::time::sleep(TICK) => {}
+                () = timers::sleep(TICK) => {}
             }
             self.tick()?;
         }

@@ -20,7 +20,6 @@ use replication::{Event, FenceView, History, Identity, Link as Machine, LinkErro
 use resp::{Args, OwnedArgs, Request, RequestLimits, RequestParser};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use super::{Phase, Target, divergent, failover};
 use crate::clients::Kind;
@@ -29,6 +28,7 @@ use crate::config::DisklessLoad;
 use crate::dispatch::{Origin, Session, execute_alone};
 use crate::persistence::{self, Loaded};
 use crate::state::Server;
+use crate::timers::timeout;
 
 /// Between two looks at the clock while nothing comes; oftener where the time-out is short.
 const TICK: Duration = Duration::from_secs(1);

@@ -15,11 +15,11 @@ use replication::{Event, LinkError, ReplId, Sync};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
 
 use super::link::{Link, rdb};
 use crate::persistence::{self, Loaded};
 use crate::state::Server;
+use crate::timers::timeout;
 
 /// Pieces on their way to the loader: beyond that the master waits.
 const PIECES: usize = 8;

@@ -316,7 +316,8 @@ impl Keyspace {
             touches.iter().for_each(|touch| entry::prefetch_mut(&raw const self.shards[shard_of(touch)]));
             touches.iter().for_each(|touch| _ = self.add(locked, shard_of(touch)));
         }
-        // Commands about the same key often follow each other: its entry is looked for once.
+        // Commands about the same key often follow each other: its entry is looked for once. What is collected is drained,
+        // not moved: it is large.
         let runs = touches.chunk_by(|one, next| (one.hash, one.db) == (next.hash, next.db));
         let mut buckets = SmallVec::<[_; PREFETCHED]>::new();
         buckets.extend(runs.filter_map(|run| {
@@ -325,14 +326,14 @@ impl Keyspace {
             Some((table.ahead(touch.hash)?, run))
         }));
         let mut entries = SmallVec::<[_; PREFETCHED]>::new();
-        entries.extend(buckets.into_iter().filter_map(|(ahead, run)| Some((ahead.entry()?, run))));
+        entries.extend(buckets.drain(..).filter_map(|(ahead, run)| Some((ahead.entry()?, run))));
         let mut objects = SmallVec::<[_; PREFETCHED]>::new();
-        objects.extend(entries.into_iter().filter_map(|(entry, run)| Some((entry.object()?, run))));
+        objects.extend(entries.drain(..).filter_map(|(entry, run)| Some((entry.object()?, run))));
         let mut members = SmallVec::<[_; PREFETCHED]>::new();
-        for (object, run) in objects {
+        for (object, run) in objects.drain(..) {
             members.extend(run.iter().filter_map(|touch| object.look_ahead(touch.args)));
         }
-        members.into_iter().for_each(MemberAhead::prefetch);
+        members.drain(..).for_each(MemberAhead::prefetch);
     }
 
     /// Asks for shards that are about to be locked.
@@ -346,7 +347,7 @@ impl Keyspace {
         let table = |key: &KeyHash<'_>| &locked.shard(self.shard_of(key.hash)).dbs[db];
         let mut buckets = SmallVec::<[_; PREFETCHED]>::new();
         buckets.extend(keys.iter().filter_map(|key| table(key).ahead(key.hash)));
-        buckets.into_iter().for_each(|ahead| _ = ahead.entry());
+        buckets.drain(..).for_each(|ahead| _ = ahead.entry());
     }
 }
 
