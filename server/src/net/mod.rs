@@ -1,8 +1,9 @@
 //! Workers and connections: a command runs on the thread that read it.
 //!
 //! Each worker is an OS thread that waits for its sockets ([`events`]) and polls its connections ([`tasks`]); one more thread
-//! accepts and hands the sockets round. A connection reads what there is and parses all whole requests; what all connections of a worker have read is run together
-//! ([`round`]); then each writes all its replies at once. As few workers serve as do ([`spread`]): a connection may move.
+//! accepts and hands the sockets round. A connection reads what there is and parses all whole requests; what all connections
+//! of a worker have read is run together ([`round`]); then each writes all its replies at once. As few workers serve as do
+//! ([`spread`]): a connection may move.
 
 mod events;
 mod listen;
@@ -357,7 +358,7 @@ impl Connection {
     /// Lets the other connections that have something to read go first: what they all ask for is run together, and replies
     /// that leave together wake their clients once.
     async fn others_first(&self, wait: Turn) {
-        let mut waited = wait == Turn::Now;
+        let mut waited = wait == Turn::Now || self.worker.tasks.is_last();
         poll_fn(|_| {
             if std::mem::replace(&mut waited, true) {
                 return Poll::Ready(());

@@ -33,6 +33,8 @@ pub(super) struct Tasks {
     new: RefCell<Vec<Task>>,
     /// The task that is being polled.
     current: Cell<usize>,
+    /// All others of the present pass have been polled.
+    last: Cell<bool>,
     again: Cell<bool>,
     steps: Cell<u32>,
 }
@@ -49,6 +51,7 @@ impl Tasks {
             events: Events::new()?,
             new: RefCell::default(),
             current: Cell::new(0),
+            last: Cell::new(false),
             again: Cell::new(false),
             steps: Cell::new(0),
         }))
@@ -62,6 +65,11 @@ impl Tasks {
     /// The task that is being polled is polled again in the next pass, when the others of this one have been.
     pub(super) fn poll_again(&self) {
         self.again.set(true);
+    }
+
+    /// Have the others gone first? All that were to be polled in this pass have been.
+    pub(super) fn is_last(&self) -> bool {
+        self.last.get()
     }
 
     /// Before a task receives or sends: pending where it is the others' turn.
@@ -87,9 +95,39 @@ impl Tasks {
 /// Tasks that were woken, by whatever thread.
 #[derive(Debug, Default)]
 struct Woken {
-    at: Vec<usize>,
-    /// The worker waits for the kernel.
-    waits: bool,
+    at: Mutex<Vec<usize>>,
+    /// There are some.
+    any: AtomicBool,
+    /// The worker waits for the kernel, or is about to.
+    waits: AtomicBool,
+}
+
+impl Woken {
+    /// Returns whether the worker has to be told.
+    fn add(&self, at: usize) -> bool {
+        let mut all = self.at.lock();
+        all.push(at);
+        self.any.store(true, Ordering::SeqCst);
+        drop(all);
+        self.waits.load(Ordering::SeqCst) && self.waits.swap(false, Ordering::SeqCst)
+    }
+
+    /// May the worker wait? If so, it is told of who is woken from now on.
+    fn may_wait(&self) -> bool {
+        // Whoever comes behind this sees that it waits; who came before is seen here.
+        self.waits.store(true, Ordering::SeqCst);
+        !self.any.load(Ordering::SeqCst)
+    }
+
+    /// Moves them to `to`.
+    fn take(&self, to: &mut Vec<usize>) {
+        self.waits.store(false, Ordering::Relaxed);
+        if self.any.load(Ordering::Acquire) {
+            let mut all = self.at.lock();
+            self.any.store(false, Ordering::Relaxed);
+            to.append(&mut all);
+        }
+    }
 }
 
 /// Wakes one task.
@@ -98,7 +136,7 @@ struct TaskWaker {
     at: usize,
     /// It is among the woken, or about to be.
     is_woken: AtomicBool,
-    woken: Arc<Mutex<Woken>>,
+    woken: Arc<Woken>,
     bell: Bell,
 }
 
@@ -111,12 +149,18 @@ impl Wake for TaskWaker {
         if self.is_woken.swap(true, Ordering::AcqRel) {
             return;
         }
-        let mut woken = self.woken.lock();
-        woken.at.push(self.at);
-        let waits = mem::take(&mut woken.waits);
-        drop(woken);
-        if waits {
+        if self.woken.add(self.at) {
             self.bell.ring();
+        }
+    }
+}
+
+impl TaskWaker {
+    /// The task is going to be polled: who wakes it from now on wakes it again.
+    fn begin(&self) {
+        // Most tasks are polled for their sockets, and were not woken.
+        if self.is_woken.load(Ordering::Acquire) {
+            self.is_woken.swap(false, Ordering::AcqRel);
         }
     }
 }
@@ -132,7 +176,7 @@ struct Slot {
 pub(super) struct Passes {
     tasks: Rc<Tasks>,
     slots: Slab<Slot>,
-    woken: Arc<Mutex<Woken>>,
+    woken: Arc<Woken>,
     /// Tasks of the present pass.
     pass: Vec<usize>,
     /// Tasks of the next one that are not among the woken.
@@ -153,16 +197,9 @@ impl Passes {
     /// Takes what the kernel tells and polls whom it concerns. If there is nothing to be done it waits, if it `may_wait`.
     fn turn(&mut self, may_wait: bool) {
         self.adopt();
-        let waits = may_wait && self.again.is_empty() && {
-            let mut woken = self.woken.lock();
-            woken.waits = woken.at.is_empty();
-            woken.waits
-        };
+        let waits = may_wait && self.again.is_empty() && self.woken.may_wait();
         self.tasks.events.take(waits, |task| self.pass.push(task));
-        let mut woken = self.woken.lock();
-        woken.waits = false;
-        self.pass.append(&mut woken.at);
-        drop(woken);
+        self.woken.take(&mut self.pass);
         for _ in 0..PASSES {
             self.pass.append(&mut self.again);
             self.poll_pass();
@@ -185,10 +222,12 @@ impl Passes {
 
     fn poll_pass(&mut self) {
         let mut pass = mem::take(&mut self.pass);
-        for at in pass.drain(..) {
+        let count = pass.len();
+        for (n, at) in pass.drain(..).enumerate() {
             // A waker may outlive its task, and wake the one that has its place now. That does no harm.
             let Some(slot) = self.slots.get_mut(at) else { continue };
-            slot.state.is_woken.swap(false, Ordering::AcqRel);
+            slot.state.begin();
+            self.tasks.last.set(n + 1 == count);
             self.tasks.current.set(at);
             self.tasks.steps.set(STEPS);
             let polled = slot.task.as_mut().poll(&mut Context::from_waker(&slot.waker));
@@ -272,6 +311,19 @@ mod tests {
         f.spawn('c', 0);
         assert_eq!(f.turn(), "abcab");
         assert_eq!(f.turn(), "");
+    }
+
+    #[test]
+    fn the_last_of_a_pass_knows_that_the_others_have_gone_first() {
+        let mut f = Fixture::new();
+        for _ in 0..3 {
+            let (tasks, log) = (Rc::clone(&f.tasks), Rc::clone(&f.log));
+            f.tasks.spawn(poll_fn(move |_| {
+                log.borrow_mut().push(if tasks.is_last() { 'l' } else { '-' });
+                Poll::Pending
+            }));
+        }
+        assert_eq!(f.turn(), "--l");
     }
 
     #[test]
