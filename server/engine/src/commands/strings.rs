@@ -1,5 +1,7 @@
 //! Strings.
 
+use smallvec::SmallVec;
+
 use super::{R, RF, WF, WM, WMF, family};
 use crate::command::{Acl, CommandResult, Keys};
 use crate::keyspace::{EntryRef, Expiry};
@@ -273,10 +275,11 @@ fn decrby(ctx: &mut Ctx<'_>) -> CommandResult {
 }
 
 fn add(ctx: &mut Ctx<'_>, by: i64) -> CommandResult {
-    let key = ctx.args.at(1);
-    let old = ctx.keys.get_str(key)?.map_or(Ok(0), integer)?;
-    let new = old.checked_add(by).ok_or(CommandError::Overflow)?;
-    ctx.keys.put_str(key, itoa::Buffer::new().format(new).as_bytes(), Expiry::Keep);
+    let mut new = 0;
+    ctx.keys.update_str(ctx.args.at(1), |old| {
+        new = old.map_or(Ok(0), integer)?.checked_add(by).ok_or(CommandError::Overflow)?;
+        Ok(SmallVec::<[u8; 20]>::from_slice(itoa::Buffer::new().format(new).as_bytes()))
+    })?;
     ctx.out.int(new);
     Ok(())
 }
@@ -284,13 +287,15 @@ fn add(ctx: &mut Ctx<'_>, by: i64) -> CommandResult {
 fn incrbyfloat(ctx: &mut Ctx<'_>) -> CommandResult {
     let key = ctx.args.at(1);
     let read = |text: &[u8]| LongDouble::parse(text).ok_or(CommandError::NotFloat);
-    let old = ctx.keys.get_str(key)?.map_or(Ok(LongDouble::ZERO), read)?;
-    let new = old + read(ctx.args.at(2))?;
-    if !new.is_finite() {
-        return Err(CommandError::Static("ERR increment would produce NaN or Infinity"));
-    }
-    let text = new.format();
-    ctx.keys.put_str(key, text.as_bytes(), Expiry::Keep);
+    let by = ctx.args.at(2);
+    let text = ctx.keys.update_str(key, |old| {
+        let new = old.map_or(Ok(LongDouble::ZERO), read)? + read(by)?;
+        if new.is_finite() {
+            Ok(new.format())
+        } else {
+            Err(CommandError::Static("ERR increment would produce NaN or Infinity"))
+        }
+    })?;
     ctx.effects.replace(&[&b"SET"[..], key, text.as_bytes(), b"KEEPTTL"]);
     ctx.out.bulk(text.as_bytes());
     Ok(())

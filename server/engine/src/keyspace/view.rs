@@ -485,10 +485,36 @@ impl<'a> KeysView<'a> {
     /// Sets a string, whatever was there.
     #[inline]
     pub fn put_str(&mut self, key: &[u8], value: &[u8], expiry: Expiry) {
+        let found = self.find(key);
+        self.put_str_at(found, key, value, expiry);
+    }
+
+    /// Sets a string to what `f` makes of the present one, and returns that. When it expires stays. The key is looked up once.
+    #[inline]
+    pub fn update_str<T: AsRef<[u8]>>(
+        &mut self,
+        key: &[u8],
+        f: impl FnOnce(Option<&[u8]>) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        let found = self.find_read(key);
+        let old = match found {
+            None => None,
+            Some((hash, place)) => match self.at(hash, place).value() {
+                ValueRef::Str(bytes) => Some(bytes),
+                ValueRef::Object(_) => return Err(CommandError::WrongType),
+            },
+        };
+        let new = f(old)?;
+        self.put_str_at(found, key, new.as_ref(), Expiry::Keep);
+        Ok(new)
+    }
+
+    #[inline]
+    fn put_str_at(&mut self, found: Option<(u64, Place)>, key: &[u8], value: &[u8], expiry: Expiry) {
         if let Expiry::At(at) = expiry {
             self.note_expiry(key, Some(at));
         }
-        let Some((hash, place)) = self.find(key) else {
+        let Some((hash, place)) = found else {
             let hash = self.hash(key);
             let at = match expiry {
                 Expiry::At(ms) => Some(ms),
