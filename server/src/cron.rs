@@ -160,16 +160,17 @@ impl ActiveExpiry {
     fn expire(&self, server: &Server, settings: &Settings, locked: &mut Locked<'_>, now: u64) -> Option<Cursor> {
         let mut keys = KeysView::new(&server.keyspace, locked, &settings.limits, self.db, ExpiredKeys::Delete, now);
         let (next, _) = keys.expire_at(self.shard, self.cursor);
-        if keys.has_lazily_deleted() {
+        let deleted = keys.take_lazily_deleted();
+        if !deleted.is_empty() {
             let verb = settings.limits.expire_del();
             let mut bytes = Vec::new();
             let mut log = server.repl.log.lock();
-            keys.drain_lazily_deleted(|db, key| {
+            for (db, key) in deleted {
                 bytes.clear();
-                resp::encode_command(&mut bytes, &[verb, key]);
+                resp::encode_command(&mut bytes, &[verb, &key]);
                 log.append(db, &bytes);
                 server.dirty.fetch_add(1, Ordering::Relaxed);
-            });
+            }
         }
         next
     }

@@ -88,7 +88,7 @@ pub struct Batch<'s> {
     /// The last reading of the clock: where the last command ended and the next one begins.
     now_ns: u64,
     unix_minus_now_ms: u64,
-    held: Locked<'s>,
+    pub(super) held: Locked<'s>,
     /// When the first of them was locked.
     held_since_ns: u64,
     /// What is taken by another thread is not waited for: the command is put off.
@@ -159,14 +159,13 @@ impl<'s> Batch<'s> {
         self.server.keyspace.prefetch(&mut self.held, touches);
     }
 
-    /// What is held, if that is all shards of a united keyspace.
+    /// Are all shards of a united keyspace held?
     #[inline]
-    pub(super) fn take_united(&mut self) -> Option<Locked<'s>> {
-        if !self.held.is_united() {
-            return None;
+    pub(super) fn holds_united(&mut self) -> bool {
+        if self.held.is_united() {
+            self.release_in_time();
         }
-        self.release_in_time();
-        self.held.is_united().then(|| std::mem::take(&mut self.held))
+        self.held.is_united()
     }
 
     /// Others get their turn.
@@ -177,15 +176,9 @@ impl<'s> Batch<'s> {
         }
     }
 
-    /// Locks one shard beside those that are held; `None`: the command is to be put off.
+    /// Locks these shards beside those that are held; `false`: the command is to be put off.
     #[inline]
-    pub(super) fn hold(&mut self, shard: usize) -> Option<Locked<'s>> {
-        self.hold_all(&[shard])
-    }
-
-    /// Locks several; `None`: the command is to be put off.
-    #[inline]
-    pub(super) fn hold_all(&mut self, shards: &[usize]) -> Option<Locked<'s>> {
+    pub(super) fn hold(&mut self, shards: &[usize]) -> bool {
         self.release_in_time();
         if shards.len() > 1 {
             self.server.keyspace.prefetch_shards(shards);
@@ -200,16 +193,22 @@ impl<'s> Batch<'s> {
             added = self.try_hold(shards);
         }
         match added {
-            Added::Yes => return Some(std::mem::take(&mut self.held)),
-            Added::Taken if self.puts_off => return None,
+            Added::Yes => return true,
+            Added::Taken if self.puts_off => return false,
             Added::Taken | Added::Full => self.release(),
         }
         self.held_since_ns = self.now_ns;
         match shards {
             [one] => self.server.keyspace.add_first(&mut self.held, *one),
-            _ => return Some(self.server.keyspace.lock_some(&mut SmallVec::from_slice(shards))),
+            _ => self.held = self.server.keyspace.lock_some(&mut SmallVec::from_slice(shards)),
         }
-        Some(std::mem::take(&mut self.held))
+        true
+    }
+
+    /// Holds these for one command, instead of what was held: `lock` is called when everything was given back.
+    pub(super) fn hold_instead(&mut self, lock: impl FnOnce() -> Locked<'s>) {
+        self.release();
+        self.held = lock();
     }
 
     #[inline]
@@ -221,13 +220,11 @@ impl<'s> Batch<'s> {
         adding.find(|added| *added != Added::Yes).unwrap_or(Added::Yes)
     }
 
-    /// Keeps what a command had locked for the next one; what was locked for it alone is given back.
+    /// A command is over: what was locked for it alone is given back.
     #[inline]
-    pub(super) fn keep(&mut self, locked: Locked<'s>) {
-        if locked.grows() {
-            self.held = locked;
-        } else {
-            self.append();
+    pub(super) fn release_own(&mut self) {
+        if !self.held.grows() {
+            self.release();
         }
     }
 

@@ -380,30 +380,36 @@ enum Needs {
     From(usize),
 }
 
-/// The keys of a command.
-type Keyed<'k> = SmallVec<[KeyHash<'k>; 10]>;
+/// The keys of a command. Most have one: it is not put anywhere.
+#[expect(clippy::large_enum_variant, reason = "it lies on the stack for one command, and is not moved")]
+enum Keyed<'k> {
+    One([KeyHash<'k>; 1]),
+    Several(SmallVec<[KeyHash<'k>; 10]>),
+}
 
-/// Adds the keys of a command. `hash`: of the first argument, if that is known.
-#[inline]
-fn collect_keys<'k>(
-    keys: &mut Keyed<'k>,
-    server: &Server,
-    positions: KeyPositions,
-    args: &Args<'k>,
-    hash: Option<u64>,
-) {
-    let key_at = |at: usize| {
-        let key = args.get(at)?;
-        let hash = hash.filter(|_| at == 1).unwrap_or_else(|| server.keyspace.hash(key));
-        Some(KeyHash { key, hash })
-    };
-    match positions.single() {
-        Some(at) => {
-            if let Some(key) = key_at(at) {
-                keys.push(key);
-            }
+impl<'k> Keyed<'k> {
+    /// `hash`: of the first argument, if that is known.
+    #[inline]
+    fn of(server: &Server, positions: KeyPositions, args: Args<'k>, hash: Option<u64>) -> Self {
+        let hash_of = |at: usize, key: &[u8]| match hash {
+            Some(hash) if at == 1 => hash,
+            _ => server.keyspace.hash(key),
+        };
+        if let Some(at) = positions.single()
+            && let Some(key) = args.get(at)
+        {
+            return Self::One([KeyHash { key, hash: hash_of(at, key) }]);
         }
-        None => keys.extend(positions.iter().filter_map(key_at)),
+        let keys = positions.iter().filter_map(|at| args.get(at).map(|key| KeyHash { key, hash: hash_of(at, key) }));
+        Self::Several(keys.collect())
+    }
+
+    #[inline]
+    fn as_slice(&self) -> &[KeyHash<'k>] {
+        match self {
+            Self::One(one) => one,
+            Self::Several(keys) => keys,
+        }
     }
 }
 
@@ -457,21 +463,17 @@ fn expired_keys(batch: &Batch<'_>, origin: Origin) -> ExpiredKeys {
     }
 }
 
-/// `None`: the command is to be put off.
+/// `false`: the command is to be put off.
 #[inline]
-fn lock<'s>(batch: &mut Batch<'s>, needs: Needs) -> Option<Locked<'s>> {
+fn lock(batch: &mut Batch<'_>, needs: Needs) -> bool {
+    let keyspace = &batch.server.keyspace;
     match needs {
-        Needs::One(shard) => batch.hold(shard),
-        Needs::Some(shards) => batch.hold_all(&shards),
-        Needs::All => {
-            batch.release();
-            Some(batch.server.keyspace.lock_all())
-        }
-        Needs::From(shard) => {
-            batch.release();
-            Some(batch.server.keyspace.lock_from(shard))
-        }
+        Needs::One(shard) => return batch.hold(&[shard]),
+        Needs::Some(shards) => return batch.hold(&shards),
+        Needs::All => batch.hold_instead(|| keyspace.lock_all()),
+        Needs::From(shard) => batch.hold_instead(|| keyspace.lock_from(shard)),
     }
+    true
 }
 
 /// `false`: nothing was done, the command is to be put off.
@@ -484,25 +486,26 @@ fn run_engine(
     hash: Option<u64>,
 ) -> bool {
     let server = batch.server;
-    let mut keys = Keyed::new();
-    collect_keys(&mut keys, server, entry.spec.key_positions(args), &args, hash);
-    let locked = batch.take_united().or_else(|| lock(batch, needs(server, entry.spec.flags, &keys, args)));
-    let Some(mut locked) = locked else { return false };
+    let keys = Keyed::of(server, entry.spec.key_positions(args), args, hash);
+    let keys = keys.as_slice();
+    if !batch.holds_united() && !lock(batch, needs(server, entry.spec.flags, keys, args)) {
+        return false;
+    }
     if keys.len() > 1 {
-        server.keyspace.prefetch_keys(&locked, session.db, &keys);
+        server.keyspace.prefetch_keys(&batch.held, session.db, keys);
     }
     let write = session.origin == Origin::Client && entry.spec.flags.contains(Flags::WRITE);
     if write && !server.repl.still_writable(batch.settings.replica_read_only, batch.now_ms()) {
         if server.repl.writes_wait(batch.now_ms()) {
-            batch.keep(locked);
+            batch.release_own();
             return false;
         }
         reject(server, session, Some(entry), CommandError::Static(NOT_WRITABLE));
     } else {
-        let changes = run_locked(batch, session, entry, args, raw, &keys, &mut locked);
+        let changes = run_locked(batch, session, entry, args, raw, keys);
         batch.note(changes, session);
     }
-    batch.keep(locked);
+    batch.release_own();
     if is_flush(entry) {
         server.local_expiry.forget_all();
         if write {
@@ -519,7 +522,7 @@ fn is_flush(entry: &Entry) -> bool {
     entry.spec.flags.contains(Flags::ALL_SHARDS) && entry.spec.name == "flushall"
 }
 
-/// Runs a command of the engine under locks that are held already, and returns the number of changes. Its effects wait.
+/// Runs a command of the engine under the locks that the batch holds, and returns the number of changes. Its effects wait.
 fn run_locked(
     batch: &mut Batch<'_>,
     session: &mut Session,
@@ -527,14 +530,12 @@ fn run_locked(
     args: Args<'_>,
     raw: Option<&[u8]>,
     hashes: &[KeyHash<'_>],
-    locked: &mut Locked<'_>,
 ) -> u64 {
     let Handler::Engine(run) = entry.handler else { return 0 };
     let start = session.out.len();
-    let now_ms = batch.unix_ms();
-    let limits = &batch.settings.limits;
+    let (server, limits, now_ms) = (batch.server, &batch.settings.limits, batch.unix_ms());
     let expired = expired_keys_for(batch, session.origin, entry);
-    let mut keys = KeysView::new(&batch.server.keyspace, locked, limits, session.db, expired, now_ms);
+    let mut keys = KeysView::new(&server.keyspace, &mut batch.held, limits, session.db, expired, now_ms);
     keys.hint_hashes(hashes);
     if !entry.spec.flags.contains(Flags::WRITE) {
         keys.count_lookups();
@@ -547,20 +548,19 @@ fn run_locked(
     let mut ctx =
         Ctx { args, keys, out: &mut session.out, effects: &mut session.effects, rng: &mut session.rng, limits, now_ms };
     let result = run(&mut ctx);
-    let mut keys = ctx.keys;
-    let changes = keys.changes();
-    if keys.has_lazily_deleted() {
-        push_lazily_deleted(batch, &mut keys);
+    if expired == ExpiredKeys::Local {
+        server.local_expiry.remember(&mut ctx.keys);
+    }
+    let (changes, deleted) = (ctx.keys.changes(), ctx.keys.take_lazily_deleted());
+    drop(ctx);
+    if !deleted.is_empty() {
+        push_lazily_deleted(batch, deleted);
         if matches!(entry.spec.keys, Keys::None) {
             batch.separate();
         }
     }
-    if expired == ExpiredKeys::Local {
-        batch.server.local_expiry.remember(&mut keys);
-    }
-    drop(keys);
     if let Err(error) = result {
-        fail(batch.server, session, entry, &error, start);
+        fail(server, session, entry, &error, start);
     }
     // What our master sent is in the log as it came.
     if changes == 0 || session.origin == Origin::Master {
@@ -583,13 +583,13 @@ fn run_locked(
 }
 
 #[cold]
-fn push_lazily_deleted(batch: &mut Batch<'_>, keys: &mut KeysView<'_>) {
-    let (verb, mut bytes) = (keys.limits().expire_del(), Vec::new());
-    keys.drain_lazily_deleted(|db, key| {
+fn push_lazily_deleted(batch: &mut Batch<'_>, deleted: Vec<(usize, Box<[u8]>)>) {
+    let (verb, mut bytes) = (batch.settings.limits.expire_del(), Vec::new());
+    for (db, key) in deleted {
         bytes.clear();
-        encode_command(&mut bytes, &[verb, key]);
+        encode_command(&mut bytes, &[verb, &key]);
         batch.push(db, &bytes, 1);
-    });
+    }
 }
 
 #[cold]

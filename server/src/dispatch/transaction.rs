@@ -103,7 +103,8 @@ fn watch(batch: &mut Batch<'_>, session: &mut Session, key: &[u8]) {
     let mut locked = server.keyspace.lock_one(server.keyspace.shard_of(server.keyspace.hash(key)));
     let mut keys = view(batch, &mut locked, db, expired);
     let living = keys.peek(key).is_some();
-    push_lazily_deleted(batch, &mut keys);
+    let deleted = keys.take_lazily_deleted();
+    push_lazily_deleted(batch, deleted);
     batch.note(0, session);
     batch.append();
     locked.watch(&server.keyspace, db, key, &session.watch_hit);
@@ -193,9 +194,10 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
                 commands::help(&mut session.out, args.at(0));
                 locked = held;
             }
-            (Handler::Engine(_), Some(mut held)) => {
-                changes += run_locked(batch, session, entry, args, None, &[], &mut held);
-                locked = Some(held);
+            (Handler::Engine(_), Some(held)) => {
+                batch.held = held;
+                changes += run_locked(batch, session, entry, args, None, &[]);
+                locked = Some(std::mem::take(&mut batch.held));
             }
             (Handler::Server(run), mut held) => {
                 // Nothing comes between the commands around it, unless it needs the locks itself: then what was done so far

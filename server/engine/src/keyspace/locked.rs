@@ -16,6 +16,7 @@ use parking_lot::MutexGuard;
 use resp::Args;
 use smallvec::SmallVec;
 
+use super::table::{Ahead, Likely};
 use super::{KeyHash, Keyspace, Shard, entry};
 use crate::types::MemberAhead;
 
@@ -318,15 +319,16 @@ impl Keyspace {
         }
         // Commands about the same key often follow each other: its entry is looked for once. What is collected is drained,
         // not moved: it is large.
-        let runs = touches.chunk_by(|one, next| (one.hash, one.db) == (next.hash, next.db));
         let mut buckets = SmallVec::<[_; PREFETCHED]>::new();
-        buckets.extend(runs.filter_map(|run| {
-            let [touch, ..] = run else { return None };
-            let table = &locked.get(shard_of(touch))?.dbs[touch.db];
-            Some((table.ahead(touch.hash)?, run))
-        }));
+        for run in touches.chunk_by(|one, next| (one.hash, one.db) == (next.hash, next.db)) {
+            let Some(touch) = run.first() else { continue };
+            let Some(shard) = locked.get(shard_of(touch)) else { continue };
+            if let Some(ahead) = shard.dbs[touch.db].ahead(touch.hash) {
+                buckets.push((ahead, run));
+            }
+        }
         let mut entries = SmallVec::<[_; PREFETCHED]>::new();
-        entries.extend(buckets.drain(..).filter_map(|(ahead, run)| Some((ahead.entry()?, run))));
+        look_for_entries(&mut buckets, |entry, run| entries.push((entry, run)));
         let mut objects = SmallVec::<[_; PREFETCHED]>::new();
         objects.extend(entries.drain(..).filter_map(|(entry, run)| Some((entry.object()?, run))));
         let mut members = SmallVec::<[_; PREFETCHED]>::new();
@@ -346,8 +348,28 @@ impl Keyspace {
     pub fn prefetch_keys(&self, locked: &Locked<'_>, db: usize, keys: &[KeyHash<'_>]) {
         let table = |key: &KeyHash<'_>| &locked.shard(self.shard_of(key.hash)).dbs[db];
         let mut buckets = SmallVec::<[_; PREFETCHED]>::new();
-        buckets.extend(keys.iter().filter_map(|key| table(key).ahead(key.hash)));
-        buckets.drain(..).for_each(|ahead| _ = ahead.entry());
+        buckets.extend(keys.iter().filter_map(|key| Some((table(key).ahead(key.hash)?, ()))));
+        look_for_entries(&mut buckets, |_, ()| {});
+    }
+}
+
+/// Asks for the entries that are probably in these buckets, or else in the ones behind them.
+#[inline]
+fn look_for_entries<'t, T: Copy>(
+    buckets: &mut SmallVec<[(Ahead<'t>, T); PREFETCHED]>,
+    mut found: impl FnMut(Likely<'t>, T),
+) {
+    let mut others = SmallVec::<[_; PREFETCHED]>::new();
+    for (ahead, of) in buckets.drain(..) {
+        match ahead.entry() {
+            Some(entry) => found(entry, of),
+            None => others.extend(ahead.elsewhere().map(|ahead| (ahead, of))),
+        }
+    }
+    for (ahead, of) in others.drain(..) {
+        if let Some(entry) = ahead.entry() {
+            found(entry, of);
+        }
     }
 }
 

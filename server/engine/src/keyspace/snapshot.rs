@@ -144,7 +144,7 @@ impl ShardSnapshot {
 
     /// To be called before an entry changes or goes.
     #[inline]
-    pub(crate) fn before_change(&mut self, db: usize, mut entry: EntryMut<'_>) {
+    pub(crate) fn before_change(&mut self, db: usize, entry: &mut EntryMut<'_>) {
         if self.walking && entry.as_ref().parity() != self.parity {
             if let Some(open) = &mut self.open {
                 open.capture(db, entry.as_ref());

@@ -94,21 +94,49 @@ pub struct Place {
     slot: u16,
 }
 
+/// The slots of a bucket that may hold an entry of this tag, see [`Slot::may_have`]. Where an entry lies among eight cannot
+/// be foretold: there is no branch for each.
+#[inline]
+fn candidates(bucket: &Bucket, tag: u16) -> impl Iterator<Item = (usize, &Slot)> {
+    let each = bucket.iter().enumerate();
+    let mut mask = each.fold(0u8, |mask, (i, slot)| mask | u8::from(Slot::may_have(slot.as_ref(), tag)) << i);
+    std::iter::from_fn(move || {
+        let i = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
+        mask &= mask - 1;
+        Some(i)
+    })
+    .filter_map(|i| Some((i, bucket[i].as_ref()?)))
+}
+
 /// An entry that is about to be looked for, step by step: what each asks for should be at hand before the next, so that
 /// the waits for several of them overlap.
 #[derive(Clone, Copy)]
 pub(crate) struct Ahead<'t> {
     bucket: &'t Bucket,
     tag: u16,
+    /// Where it lies if not in this bucket.
+    next: Option<&'t Bucket>,
 }
 
 impl<'t> Ahead<'t> {
+    #[inline]
+    fn new(bucket: &'t Bucket, tag: u16, next: Option<&'t Bucket>) -> Self {
+        prefetch(bucket);
+        Self { bucket, tag, next }
+    }
+
     /// Asks for the entry that is probably the one: the key itself is not compared.
     #[inline]
-    pub(crate) fn entry(self) -> Option<Likely<'t>> {
-        let slot = self.bucket.iter().flatten().find(|slot| slot.tag() == self.tag)?;
+    pub(crate) fn entry(&self) -> Option<Likely<'t>> {
+        let (_, slot) = candidates(self.bucket, self.tag).next()?;
         slot.prefetch();
         Some(Likely(slot))
+    }
+
+    /// Where there is none: asks for the next bucket.
+    #[inline]
+    pub(crate) fn elsewhere(self) -> Option<Ahead<'t>> {
+        Some(Ahead::new(self.next?, self.tag, None))
     }
 }
 
@@ -231,31 +259,35 @@ impl Table {
         self.directory.get(at).map(|&n| n as usize)
     }
 
-    /// Looks ahead to the entry of this hash: asks for the buckets in which it may lie.
+    /// Looks ahead to the entry of this hash: asks for the bucket in which it probably lies.
     #[inline]
     pub(crate) fn ahead(&self, hash: u64) -> Option<Ahead<'_>> {
         let buckets = &self.segments[self.segment_of(prefix(hash))?].buckets.0;
         let tag = tag(hash);
-        prefetch(&raw const buckets[home(tag)]);
-        prefetch(&raw const buckets[(home(tag) + 1) % BUCKETS]);
-        Some(Ahead { bucket: &buckets[home(tag)], tag })
+        Some(Ahead::new(&buckets[home(tag)], tag, Some(&buckets[(home(tag) + 1) % BUCKETS])))
     }
 
     #[inline]
     pub fn find(&self, hash: u64, key: &[u8]) -> Option<Place> {
+        self.find_entry(hash, key).map(|(place, _)| place)
+    }
+
+    /// Where the entry of this key is, and itself.
+    #[inline]
+    pub fn find_entry(&self, hash: u64, key: &[u8]) -> Option<(Place, EntryRef<'_>)> {
         let number = self.segment_of(prefix(hash))?;
         let segment = &self.segments[number];
         let tag = tag(hash);
-        let matches = |slot: &Slot| slot.tag() == tag && slot.get().key() == key;
         for bucket in [home(tag), (home(tag) + 1) % BUCKETS] {
-            for (i, slot) in segment.buckets.0[bucket].iter().enumerate() {
-                if slot.as_ref().is_some_and(matches) {
-                    return Some(Place { segment: number as u32, bucket: bucket as u16, slot: i as u16 });
+            for (i, slot) in candidates(&segment.buckets.0[bucket], tag) {
+                if slot.get().has_key(key) {
+                    return Some((Place { segment: number as u32, bucket: bucket as u16, slot: i as u16 }, slot.get()));
                 }
             }
         }
-        let i = segment.overflow.iter().position(matches)?;
-        Some(Place { segment: number as u32, bucket: BUCKETS as u16, slot: i as u16 })
+        let i = segment.overflow.iter().position(|slot| slot.tag() == tag && slot.get().has_key(key))?;
+        let place = Place { segment: number as u32, bucket: BUCKETS as u16, slot: i as u16 };
+        Some((place, segment.overflow[i].get()))
     }
 
     #[inline]

@@ -2,11 +2,11 @@
 
 use smallvec::SmallVec;
 
-use super::entry::{EntryRef, Slot, Value, ValueRef};
+use super::entry::{EntryMut, EntryRef, Slot, Value, ValueRef};
 use super::table::{self, Cursor, Place};
 use super::{Keyspace, Shard, Shards};
 use crate::types::{Kind, Object};
-use crate::{CommandError, Effects, Limits, access};
+use crate::{CommandError, Limits, access};
 
 /// Positions without keys that one SCAN call may pass, so that a small database is scanned in one call.
 const EMPTY_POSITIONS_MAX: usize = 8192;
@@ -191,15 +191,11 @@ impl<'a> KeysView<'a> {
         self.limits
     }
 
-    /// Records the lazily deleted keys in front of the command's own effects.
-    pub fn drain_lazily_deleted(&mut self, mut f: impl FnMut(usize, &[u8])) {
-        self.lazily_deleted.drain(..).for_each(|(db, key)| f(db, &key));
-    }
-
-    /// Propagates lazily deleted keys of this database through `effects`.
-    pub fn record_lazily_deleted(&mut self, effects: &mut Effects) {
-        let verb = self.limits.expire_del();
-        self.lazily_deleted.drain(..).for_each(|(_, key)| effects.push(&[verb, &key]));
+    /// Keys, with their databases, that were deleted because their time had passed: to be propagated in front of the
+    /// command's own effects.
+    #[inline]
+    pub fn take_lazily_deleted(&mut self) -> Vec<(usize, Box<[u8]>)> {
+        std::mem::take(&mut self.lazily_deleted)
     }
 
     /// What a client of a writable replica gave an expiry: `f(unix ms, database, key)`.
@@ -215,10 +211,6 @@ impl<'a> KeysView<'a> {
         }
     }
 
-    pub fn has_lazily_deleted(&self) -> bool {
-        !self.lazily_deleted.is_empty()
-    }
-
     #[inline]
     fn shard(&mut self, hash: u64) -> &mut Shard {
         let shard = self.keyspace.shard_of(hash);
@@ -230,9 +222,8 @@ impl<'a> KeysView<'a> {
     fn find(&mut self, key: &[u8]) -> Option<(u64, Place)> {
         let hash = self.hash(key);
         let db = self.db;
-        let table = &self.shard(hash).dbs[db];
-        let place = table.find(hash, key)?;
-        if table.at(place).expires_ms().is_some() {
+        let (place, entry) = self.shard(hash).dbs[db].find_entry(hash, key)?;
+        if entry.expires_ms().is_some() {
             return self.living(hash, place, key);
         }
         Some((hash, place))
@@ -257,7 +248,7 @@ impl<'a> KeysView<'a> {
     fn take(&mut self, hash: u64, place: Place, key: &[u8]) -> Slot {
         let db = self.db;
         let shard = self.shard(hash);
-        shard.snapshot.before_change(db, shard.dbs[db].at_mut(place));
+        shard.snapshot.before_change(db, &mut shard.dbs[db].at_mut(place));
         let slot = shard.dbs[db].remove(place);
         shard.touch(db, key);
         slot
@@ -268,7 +259,7 @@ impl<'a> KeysView<'a> {
     fn before_change(&mut self, hash: u64, place: Place) {
         let db = self.db;
         let shard = self.shard(hash);
-        shard.snapshot.before_change(db, shard.dbs[db].at_mut(place));
+        shard.snapshot.before_change(db, &mut shard.dbs[db].at_mut(place));
     }
 
     /// After a change: counts it and tells WATCHers.
@@ -281,25 +272,26 @@ impl<'a> KeysView<'a> {
 
     /// Looks a key up: see [`KeysView::count_lookups`] and [`KeysView::leave_access_times`].
     #[inline]
-    fn find_read(&mut self, key: &[u8]) -> Option<(u64, Place)> {
-        let found = self.find_counted(key);
-        let (db, clock) = (self.db, access::clock(self.now_ms));
-        if let (Some((hash, place)), true) = (found, self.touch) {
-            self.shard(hash).dbs[db].at_mut(place).set_access(clock);
+    fn read(&mut self, key: &[u8]) -> Option<EntryRef<'_>> {
+        let (touch, clock) = (self.touch, access::clock(self.now_ms));
+        let mut entry = self.find_counted(key)?;
+        if touch {
+            entry.set_access(clock);
         }
-        found
+        Some(entry.into_ref())
     }
 
     /// The same, and its access time stays.
     #[inline]
-    fn find_counted(&mut self, key: &[u8]) -> Option<(u64, Place)> {
+    fn find_counted(&mut self, key: &[u8]) -> Option<EntryMut<'_>> {
         let found = self.find(key);
-        if self.counting {
-            let hash = self.hash(key);
-            let stats = &mut self.shard(hash).stats;
-            *if found.is_some() { &mut stats.hits } else { &mut stats.misses } += 1;
+        let (db, counting, hash) = (self.db, self.counting, self.hash(key));
+        let shard = self.shard(hash);
+        if counting {
+            *if found.is_some() { &mut shard.stats.hits } else { &mut shard.stats.misses } += 1;
         }
-        found
+        let (_, place) = found?;
+        Some(shard.dbs[db].at_mut(place))
     }
 
     #[inline]
@@ -309,16 +301,16 @@ impl<'a> KeysView<'a> {
     }
 
     /// The value of a key, whatever its type.
+    #[inline]
     pub fn value(&mut self, key: &[u8]) -> Option<ValueRef<'_>> {
-        let (hash, place) = self.find_read(key)?;
-        Some(self.at(hash, place).value())
+        self.read(key).map(EntryRef::value)
     }
 
     /// The values of several keys together, whatever their types.
     pub fn values(&mut self, keys: &[&[u8]]) -> SmallVec<[Option<ValueRef<'_>>; 8]> {
         // Expired keys go first: their removal may move other entries.
         for key in keys {
-            self.find_read(key);
+            self.read(key);
         }
         let places: SmallVec<[_; 8]> = keys.iter().map(|key| self.find(key)).collect();
         let value = |(hash, place)| self.locked.shard(self.keyspace.shard_of(hash)).dbs[self.db].at(place).value();
@@ -327,8 +319,7 @@ impl<'a> KeysView<'a> {
 
     /// The entry; its access time stays.
     pub fn look(&mut self, key: &[u8]) -> Option<EntryRef<'_>> {
-        let (hash, place) = self.find_counted(key)?;
-        Some(self.at(hash, place))
+        self.find_counted(key).map(EntryMut::into_ref)
     }
 
     /// The same, which is neither a hit nor a miss.
@@ -378,7 +369,7 @@ impl<'a> KeysView<'a> {
     }
 
     pub fn exists(&mut self, key: &[u8]) -> bool {
-        self.find_read(key).is_some()
+        self.read(key).is_some()
     }
 
     /// `TYPE`'s word.
@@ -413,11 +404,11 @@ impl<'a> KeysView<'a> {
         };
         let (db, clock) = (self.db, access::clock(self.now_ms));
         let shard = self.locked.shard_mut(self.keyspace.shard_of(hash));
-        if !matches!(shard.dbs[db].at(place).value(), ValueRef::Object(object) if T::of(object).is_some()) {
+        let mut entry = shard.dbs[db].at_mut(place);
+        if !matches!(entry.as_ref().value(), ValueRef::Object(object) if T::of(object).is_some()) {
             return Err(CommandError::WrongType);
         }
-        shard.snapshot.before_change(db, shard.dbs[db].at_mut(place));
-        let mut entry = shard.dbs[db].at_mut(place);
+        shard.snapshot.before_change(db, &mut entry);
         entry.set_access(clock);
         let value = entry.object_mut().and_then(T::of_mut).expect("the type was checked under the same lock");
         let (result, changes) = f(value);
@@ -475,7 +466,7 @@ impl<'a> KeysView<'a> {
     fn replace(&mut self, hash: u64, place: Place, mut slot: Slot) {
         let (db, clock) = (self.db, access::clock(self.now_ms));
         let shard = self.shard(hash);
-        shard.snapshot.before_change(db, shard.dbs[db].at_mut(place));
+        shard.snapshot.before_change(db, &mut shard.dbs[db].at_mut(place));
         let mut entry = slot.get_mut();
         entry.set_parity(shard.snapshot.parity());
         entry.set_access(clock);
@@ -485,8 +476,19 @@ impl<'a> KeysView<'a> {
     /// Sets a string, whatever was there.
     #[inline]
     pub fn put_str(&mut self, key: &[u8], value: &[u8], expiry: Expiry) {
-        let found = self.find(key);
-        self.put_str_at(found, key, value, expiry);
+        let new = if let Expiry::At(at) = expiry { Some(at) } else { None };
+        self.note_expiry(key, new);
+        let Some((hash, place)) = self.find(key) else { return self.insert_str(key, value, new) };
+        let (db, clock) = (self.db, access::clock(self.now_ms));
+        let shard = self.locked.shard_mut(self.keyspace.shard_of(hash));
+        let mut entry = shard.dbs[db].at_mut(place);
+        shard.snapshot.before_change(db, &mut entry);
+        overwrite(&mut entry, value, clock);
+        if expiry != Expiry::Keep && entry.as_ref().expires_ms() != new {
+            shard.dbs[db].set_expires_ms(place, new);
+        }
+        shard.touch(db, key);
+        self.changes += 1;
     }
 
     /// Sets a string to what `f` makes of the present one, and returns that. When it expires stays. The key is looked up once.
@@ -496,50 +498,30 @@ impl<'a> KeysView<'a> {
         key: &[u8],
         f: impl FnOnce(Option<&[u8]>) -> Result<T, CommandError>,
     ) -> Result<T, CommandError> {
-        let found = self.find_read(key);
-        let old = match found {
-            None => None,
-            Some((hash, place)) => match self.at(hash, place).value() {
-                ValueRef::Str(bytes) => Some(bytes),
-                ValueRef::Object(_) => return Err(CommandError::WrongType),
-            },
+        let Some((hash, place)) = self.find(key) else {
+            let new = f(None)?;
+            self.insert_str(key, new.as_ref(), None);
+            return Ok(new);
         };
-        let new = f(old)?;
-        self.put_str_at(found, key, new.as_ref(), Expiry::Keep);
+        let (db, clock) = (self.db, access::clock(self.now_ms));
+        let shard = self.locked.shard_mut(self.keyspace.shard_of(hash));
+        let mut entry = shard.dbs[db].at_mut(place);
+        if self.touch {
+            entry.set_access(clock);
+        }
+        let ValueRef::Str(old) = entry.as_ref().value() else { return Err(CommandError::WrongType) };
+        let new = f(Some(old))?;
+        shard.snapshot.before_change(db, &mut entry);
+        overwrite(&mut entry, new.as_ref(), clock);
+        shard.touch(db, key);
+        self.changes += 1;
         Ok(new)
     }
 
     #[inline]
-    fn put_str_at(&mut self, found: Option<(u64, Place)>, key: &[u8], value: &[u8], expiry: Expiry) {
-        if let Expiry::At(at) = expiry {
-            self.note_expiry(key, Some(at));
-        }
-        let Some((hash, place)) = found else {
-            let hash = self.hash(key);
-            let at = match expiry {
-                Expiry::At(ms) => Some(ms),
-                Expiry::Clear | Expiry::Keep => None,
-            };
-            self.insert_slot(hash, Slot::new_str(table::tag(hash), key, value, at));
-            self.changed(hash, key, 1);
-            return;
-        };
-        let (db, clock) = (self.db, access::clock(self.now_ms));
-        let shard = self.shard(hash);
-        let old = shard.dbs[db].at(place).expires_ms();
-        let at = match expiry {
-            Expiry::At(ms) => Some(ms),
-            Expiry::Keep => old,
-            Expiry::Clear => None,
-        };
-        shard.snapshot.before_change(db, shard.dbs[db].at_mut(place));
-        if old != at {
-            shard.dbs[db].set_expires_ms(place, at);
-        }
-        let mut entry = shard.dbs[db].at_mut(place);
-        entry.set_str(value);
-        entry.set_raw(false);
-        entry.set_access(clock);
+    fn insert_str(&mut self, key: &[u8], value: &[u8], expires_ms: Option<u64>) {
+        let hash = self.hash(key);
+        self.insert_slot(hash, Slot::new_str(table::tag(hash), key, value, expires_ms));
         self.changed(hash, key, 1);
     }
 
@@ -828,6 +810,14 @@ impl<'a> KeysView<'a> {
         let gone = due.iter().filter(|key| self.remove_if_expired(key)).count();
         (next, gone)
     }
+}
+
+/// Makes the value of an entry, which the snapshot has seen, an ordinary string.
+#[inline]
+fn overwrite(entry: &mut EntryMut<'_>, value: &[u8], clock: u32) {
+    entry.set_str(value);
+    entry.set_raw(false);
+    entry.set_access(clock);
 }
 
 fn is_living(table: &table::Table, keyspace: &Keyspace, key: &[u8], now_ms: u64) -> bool {
