@@ -205,7 +205,7 @@ impl<'s> Batch<'s> {
         true
     }
 
-    /// Holds these for one command, instead of what was held: `lock` is called when everything was given back.
+    /// Holds these instead of what was held: `lock` is called when everything was given back.
     pub(super) fn hold_instead(&mut self, lock: impl FnOnce() -> Locked<'s>) {
         self.release();
         self.held = lock();

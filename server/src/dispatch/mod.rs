@@ -257,7 +257,7 @@ fn execute_inner(
             batch.settle_counts();
             match spec.name {
                 "multi" | "exec" | "discard" | "watch" | "unwatch" => transaction(batch, session, spec.name, args),
-                _ => run_server(batch, session, entry, run, args, None),
+                _ => run_server(server, batch.settings, session, entry, run, args, None),
             }
         }
     };
@@ -610,7 +610,8 @@ fn fail(server: &Server, session: &mut Session, entry: &Entry, error: &CommandEr
 
 /// `held`: the shards that the caller has locked, all of them or none.
 fn run_server(
-    batch: &Batch<'_>,
+    server: &Server,
+    settings: &Settings,
     session: &mut Session,
     entry: &Entry,
     run: crate::commands::Run,
@@ -618,7 +619,6 @@ fn run_server(
     held: Option<&mut Locked<'_>>,
 ) -> Next {
     let start = session.out.len();
-    let (server, settings) = (batch.server, batch.settings);
     session.client.last.store(entry.number, Ordering::Relaxed);
     let held = held.map(|held| held as &mut dyn Shards);
     let mut ctx = ServerCtx { server, settings, session, args, held };

@@ -3,7 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use engine::command::{Flags, Group};
-use engine::keyspace::{ExpiredKeys, Locked};
+use engine::keyspace::ExpiredKeys;
 use engine::{CommandError, KeysView};
 use resp::{Args, OwnedArgs};
 use smallvec::SmallVec;
@@ -89,8 +89,10 @@ pub(super) fn transaction(batch: &mut Batch<'_>, session: &mut Session, name: &s
     Next::Continue
 }
 
-fn view<'a>(batch: &Batch<'a>, locked: &'a mut Locked<'_>, db: usize, expired: ExpiredKeys) -> KeysView<'a> {
-    KeysView::new(&batch.server.keyspace, locked, &batch.settings.limits, db, expired, batch.unix_ms())
+/// A view of what the batch holds.
+fn view<'b>(batch: &'b mut Batch<'_>, db: usize, expired: ExpiredKeys) -> KeysView<'b> {
+    let (keyspace, limits, now_ms) = (&batch.server.keyspace, &batch.settings.limits, batch.unix_ms());
+    KeysView::new(keyspace, &mut batch.held, limits, db, expired, now_ms)
 }
 
 /// A key that has expired already is none: its removal later on is no change.
@@ -99,16 +101,16 @@ fn watch(batch: &mut Batch<'_>, session: &mut Session, key: &[u8]) {
     if session.watched.iter().any(|watched| watched.db == db && watched.key == key) {
         return;
     }
-    let (server, expired) = (batch.server, expired_keys(batch, session.origin));
-    let mut locked = server.keyspace.lock_one(server.keyspace.shard_of(server.keyspace.hash(key)));
-    let mut keys = view(batch, &mut locked, db, expired);
+    let (keyspace, expired) = (&batch.server.keyspace, expired_keys(batch, session.origin));
+    batch.hold_instead(|| keyspace.lock_one(keyspace.shard_of(keyspace.hash(key))));
+    let mut keys = view(batch, db, expired);
     let living = keys.peek(key).is_some();
     let deleted = keys.take_lazily_deleted();
     push_lazily_deleted(batch, deleted);
     batch.note(0, session);
     batch.append();
-    locked.watch(&server.keyspace, db, key, &session.watch_hit);
-    drop(locked);
+    batch.held.watch(keyspace, db, key, &session.watch_hit);
+    batch.release();
     session.watched.push(Watched { db, key: key.to_vec(), living });
 }
 
@@ -117,12 +119,11 @@ fn looks_at_keys(entry: &Entry) -> bool {
     matches!(entry.handler, Handler::Server(_)) && entry.spec.group != Group::Connection
 }
 
-/// Whether the time of a WATCHed key has passed since; their shards are locked.
-fn has_expired(batch: &Batch<'_>, session: &Session, locked: Option<&mut Locked<'_>>) -> bool {
-    let Some(locked) = locked else { return false };
+/// Whether the time of a WATCHed key has passed since; their shards are held.
+fn has_expired(batch: &mut Batch<'_>, session: &Session) -> bool {
     let now_ms = batch.unix_ms();
     session.watched.iter().filter(|watched| watched.living).any(|watched| {
-        let mut keys = view(batch, locked, watched.db, ExpiredKeys::Keep);
+        let mut keys = view(batch, watched.db, ExpiredKeys::Keep);
         keys.peek(&watched.key).and_then(|entry| entry.expires_ms()).is_some_and(|at| at <= now_ms)
     })
 }
@@ -165,16 +166,16 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
             server.keyspace.lock_some(&mut shards)
         }
     };
-    let mut locked = Some(lock());
-    if session.watch_hit.load(Ordering::Acquire) || has_expired(batch, session, locked.as_mut()) {
-        drop(locked);
+    batch.hold_instead(&mut lock);
+    if session.watch_hit.load(Ordering::Acquire) || has_expired(batch, session) {
+        batch.release();
         session.unwatch(server);
         session.out.null_array();
         return Next::Continue;
     }
     let writes = session.origin == Origin::Client && flags.contains(Flags::WRITE);
     if writes && !server.repl.still_writable(batch.settings.replica_read_only, batch.now_ms()) {
-        drop(locked);
+        batch.release();
         if server.repl.writes_wait(batch.now_ms()) {
             session.multi = Some(multi);
             return Next::PutOff;
@@ -189,27 +190,20 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
     for args in &multi.queue {
         let args = args.as_args();
         let Some(entry) = registry.resolve(args) else { continue };
-        match (entry.handler, locked.take()) {
-            (_, held) if entry.spec.name == "help" => {
-                commands::help(&mut session.out, args.at(0));
-                locked = held;
-            }
-            (Handler::Engine(_), Some(held)) => {
-                batch.held = held;
-                changes += run_locked(batch, session, entry, args, None, &[]);
-                locked = Some(std::mem::take(&mut batch.held));
-            }
-            (Handler::Server(run), mut held) => {
+        match entry.handler {
+            _ if entry.spec.name == "help" => commands::help(&mut session.out, args.at(0)),
+            Handler::Engine(_) => changes += run_locked(batch, session, entry, args, None, &[]),
+            Handler::Server(run) => {
                 // Nothing comes between the commands around it, unless it needs the locks itself: then what was done so far
                 // is logged, and the locks are given back.
-                if !commands::runs_under_locks(entry, args) {
+                let stays_locked = commands::runs_under_locks(entry, args);
+                if !stays_locked {
                     batch.note(std::mem::take(&mut changes), session);
-                    batch.append();
-                    held = None;
+                    batch.release();
                     batch.settle(session);
                 }
-                let shown = held.as_mut().filter(|_| looks_at_keys(entry));
-                match run_server(batch, session, entry, run, args, shown) {
+                let shown = (stays_locked && looks_at_keys(entry)).then_some(&mut batch.held);
+                match run_server(server, batch.settings, session, entry, run, args, shown) {
                     Next::Continue | Next::Paused | Next::SkipReply => {}
                     // Inside a transaction WAIT does not block: it answers at once.
                     Next::Wait { offset, .. } => {
@@ -217,16 +211,16 @@ fn exec(batch: &mut Batch<'_>, session: &mut Session, multi: Multi) -> Next {
                     }
                     other => next = other,
                 }
-                locked = held.or_else(|| Some(lock()));
+                if !stays_locked {
+                    batch.hold_instead(&mut lock);
+                }
             }
-            (Handler::Engine(_), None) => {}
         }
         finish(batch, session, entry, args);
     }
     batch.set_exec(false);
     batch.note(changes, session);
-    batch.append();
-    drop(locked);
+    batch.release();
     session.unwatch(server);
     if writes && flushes {
         persistence::save_after_flush(&server.arc());

@@ -403,7 +403,7 @@ impl<'a> KeysView<'a> {
             return Ok(Some(result));
         };
         let (db, clock) = (self.db, access::clock(self.now_ms));
-        let shard = self.locked.shard_mut(self.keyspace.shard_of(hash));
+        let shard = self.shard(hash);
         let mut entry = shard.dbs[db].at_mut(place);
         if !matches!(entry.as_ref().value(), ValueRef::Object(object) if T::of(object).is_some()) {
             return Err(CommandError::WrongType);
@@ -480,7 +480,7 @@ impl<'a> KeysView<'a> {
         self.note_expiry(key, new);
         let Some((hash, place)) = self.find(key) else { return self.insert_str(key, value, new) };
         let (db, clock) = (self.db, access::clock(self.now_ms));
-        let shard = self.locked.shard_mut(self.keyspace.shard_of(hash));
+        let shard = self.shard(hash);
         let mut entry = shard.dbs[db].at_mut(place);
         shard.snapshot.before_change(db, &mut entry);
         overwrite(&mut entry, value, clock);
@@ -503,10 +503,10 @@ impl<'a> KeysView<'a> {
             self.insert_str(key, new.as_ref(), None);
             return Ok(new);
         };
-        let (db, clock) = (self.db, access::clock(self.now_ms));
-        let shard = self.locked.shard_mut(self.keyspace.shard_of(hash));
+        let (db, clock, touch) = (self.db, access::clock(self.now_ms), self.touch);
+        let shard = self.shard(hash);
         let mut entry = shard.dbs[db].at_mut(place);
-        if self.touch {
+        if touch {
             entry.set_access(clock);
         }
         let ValueRef::Str(old) = entry.as_ref().value() else { return Err(CommandError::WrongType) };
